@@ -1,0 +1,278 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stagingSuffix marks a file that is not yet whole. The name is fixed, so that a second try overwrites the leftovers of the first.
+const stagingSuffix = ".etcdadm-new"
+
+// Staging returns the name under which the next contents of path are made: beside it, hidden, always the same.
+func Staging(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+stagingSuffix)
+}
+
+// WriteFile replaces a file whole or not at all: staged beside it, synced, renamed, the directory synced. Missing
+// directories above are made with mode 0755. The owner is the caller's.
+func (h *Host) WriteFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := h.Create(path, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Discard()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// StagedFile is a file in the making. It is nothing until Commit.
+type StagedFile struct {
+	*os.File
+	h    *Host
+	path string // logical
+	real string
+	done bool
+}
+
+// Create begins a file that takes the place of path at Commit. Like WriteFile, for what is written in pieces.
+func (h *Host) Create(path string, mode fs.FileMode) (*StagedFile, error) {
+	if err := h.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if err := h.Act("stage %s", path); err != nil {
+		return nil, err
+	}
+	staging := h.Path(Staging(path))
+	if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// O_EXCL: whatever stands there now was put there by somebody else, a link perhaps.
+	f, err := os.OpenFile(staging, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(mode); err != nil { // the umask
+		_ = f.Close()
+		return nil, err
+	}
+	return &StagedFile{File: f, h: h, path: path, real: h.Path(path)}, nil
+}
+
+// Commit makes the file count, and durable.
+func (f *StagedFile) Commit() error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := f.h.Act("rename %s", f.path); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), f.real); err != nil {
+		return err
+	}
+	f.done = true
+	return syncDir(filepath.Dir(f.real))
+}
+
+// Discard removes the staged file, unless it was committed.
+func (f *StagedFile) Discard() {
+	if !f.done {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
+}
+
+// MkdirAll makes a directory and those above it; those that exist stay as they are. Each new one is durable.
+func (h *Host) MkdirAll(path string, mode fs.FileMode) error {
+	real := h.RealPath(path)
+	if info, err := os.Stat(real); err == nil {
+		if !info.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: real, Err: unix.ENOTDIR}
+		}
+		return nil
+	}
+	if parent := filepath.Dir(filepath.Clean("/" + path)); parent != "/" {
+		if err := h.MkdirAll(parent, 0o755); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(h.root, 0o755); err != nil {
+		return err
+	}
+	if err := h.Act("mkdir %s", path); err != nil {
+		return err
+	}
+	if err := os.Mkdir(real, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(real, mode); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(real))
+}
+
+// Symlink makes link a symbolic link with the given text, in place of whatever file or link stands there, in one step.
+func (h *Host) Symlink(text, link string) error {
+	if err := h.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	if err := h.Act("stage %s", link); err != nil {
+		return err
+	}
+	staging, real := h.Path(Staging(link)), h.Path(link)
+	if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(text, staging); err != nil {
+		return err
+	}
+	if err := h.Act("link %s", link); err != nil {
+		return err
+	}
+	if err := os.Rename(staging, real); err != nil {
+		_ = os.Remove(staging)
+		return err
+	}
+	return syncDir(filepath.Dir(real))
+}
+
+// Rename moves a file or directory within a file system, durably. The target must not exist, unless it is a file or an empty directory.
+func (h *Host) Rename(from, to string) error {
+	if err := h.Act("rename %s to %s", from, to); err != nil {
+		return err
+	}
+	a, b := h.Path(from), h.Path(to)
+	if err := os.Rename(a, b); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(b)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(a))
+}
+
+// Remove removes a file, a link or an empty directory. What is absent already is no error.
+func (h *Host) Remove(path string) error {
+	if err := h.Act("remove %s", path); err != nil {
+		return err
+	}
+	real := h.Path(path)
+	err := os.Remove(real)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(real))
+}
+
+// RemoveAll removes path and what is below it. A link is removed, not what it leads to.
+func (h *Host) RemoveAll(path string) error {
+	if filepath.Clean("/"+path) == "/" {
+		return fmt.Errorf("refusing to remove %s", h.root)
+	}
+	if err := h.Act("remove all of %s", path); err != nil {
+		return err
+	}
+	real := h.Path(path)
+	if err := os.RemoveAll(real); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(real)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Chmod sets the permission bits of what path leads to.
+func (h *Host) Chmod(path string, mode fs.FileMode) error {
+	if err := h.Act("chmod %s", path); err != nil {
+		return err
+	}
+	return os.Chmod(h.RealPath(path), mode)
+}
+
+// Chown sets owner and group of what stands at path, a link itself if it is one.
+func (h *Host) Chown(path string, uid, gid int) error {
+	if err := h.Act("chown %s", path); err != nil {
+		return err
+	}
+	return os.Lchown(h.Path(path), uid, gid)
+}
+
+// CopyFile copies a file of the node to another path, whole or not at all.
+func (h *Host) CopyFile(from, to string, mode fs.FileMode) error {
+	in, err := h.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := h.Create(to, mode)
+	if err != nil {
+		return err
+	}
+	defer out.Discard()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.Commit()
+}
+
+// SyncTree makes everything below path durable, bottom-up: files first, then the directories that name them, path last.
+func (h *Host) SyncTree(path string) error {
+	return syncTree(h.RealPath(path))
+}
+
+func syncTree(real string) error {
+	info, err := os.Lstat(real)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		entries, err := os.ReadDir(real)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := syncTree(filepath.Join(real, e.Name())); err != nil {
+				return err
+			}
+		}
+	} else if !info.Mode().IsRegular() {
+		return nil
+	}
+	return syncDir(real)
+}
+
+// syncDir syncs one directory or file.
+func syncDir(real string) error {
+	f, err := os.Open(real)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	// Some file systems do not sync directories, and say so.
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	return err
+}
+
+// IsStaging tells whether a file name is that of a file in the making.
+func IsStaging(name string) bool {
+	return strings.HasPrefix(name, ".") && strings.HasSuffix(name, stagingSuffix)
+}

@@ -1,0 +1,262 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"etcdadm/pkg/errs"
+)
+
+// Command is a program with its arguments. Secrets go to Stdin or a file, never to Args or Env.
+type Command struct {
+	Path   string   // a real path, or a name to look up in PATH
+	Args   []string // without the program's name
+	Env    []string // added to ours
+	Stdin  io.Reader
+	Stderr io.Writer // nil: kept for the error
+}
+
+// Query runs a command that changes nothing and returns its standard output.
+func (h *Host) Query(ctx context.Context, c Command) ([]byte, error) { return run(ctx, c) }
+
+// Run runs a command that changes something and returns its standard output.
+func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
+	if err := h.Act("run %s %s", filepath.Base(c.Path), strings.Join(c.Args, " ")); err != nil {
+		return nil, err
+	}
+	return run(ctx, c)
+}
+
+// run starts a command that dies with us, and waits for it.
+func run(ctx context.Context, c Command) ([]byte, error) {
+	// The death signal is tied to the thread that started the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, &stdout, &stderr
+	if c.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(c.Stderr, &stderr)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return stdout.Bytes(), &CommandError{Name: filepath.Base(c.Path), Stderr: lastLines(stderr.String(), 5), Err: err}
+	}
+	return stdout.Bytes(), nil
+}
+
+// CommandError says which program failed, and what it said last.
+type CommandError struct {
+	Name   string
+	Stderr string // the last lines, "" when it was silent
+	Err    error
+}
+
+func (e *CommandError) Error() string {
+	if e.Stderr == "" {
+		return fmt.Sprintf("%s: %v", e.Name, e.Err)
+	}
+	return fmt.Sprintf("%s: %v: %s", e.Name, e.Err, e.Stderr)
+}
+
+// Unwrap returns the error of the run.
+func (e *CommandError) Unwrap() error { return e.Err }
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "; ")
+}
+
+// Detach starts a program in a session of its own, with no terminal, that outlives us. Its output is appended to a
+// file of the node. It returns the process id.
+func (h *Host) Detach(c Command, output string) (int, error) {
+	if err := h.MkdirAll(filepath.Dir(output), 0o755); err != nil {
+		return 0, err
+	}
+	if err := h.Act("start %s", filepath.Base(c.Path)); err != nil {
+		return 0, err
+	}
+	out, err := os.OpenFile(h.RealPath(output), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	cmd := exec.Command(c.Path, c.Args...)
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	pid := cmd.Process.Pid
+	go func() { _ = cmd.Wait() }() // no zombie while we live
+	return pid, nil
+}
+
+// Signal sends a signal to a process. A process that is gone already is no error.
+func (h *Host) Signal(pid int, sig syscall.Signal) error {
+	if err := h.Act("signal %d with %s", pid, unix.SignalName(sig)); err != nil {
+		return err
+	}
+	if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// Process is a running process of this machine.
+type Process struct {
+	PID, PPID int
+	Name      string // the kernel's short name, at most 15 bytes
+	State     byte   // of proc(5): R, S, D, Z ...
+}
+
+// Process returns one process, or fs.ErrNotExist.
+func (h *Host) Process(pid int) (Process, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			err = fs.ErrNotExist
+		}
+		return Process{}, err
+	}
+	// "pid (name) state ppid ..."; the name may hold blanks and parentheses.
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 0 || end < open {
+		return Process{}, fmt.Errorf("process %d: %q is not a line of proc(5)", pid, b)
+	}
+	f := strings.Fields(string(b[end+1:]))
+	if len(f) < 2 {
+		return Process{}, fmt.Errorf("process %d: %q is not a line of proc(5)", pid, b)
+	}
+	ppid, err := strconv.Atoi(f[1])
+	return Process{PID: pid, PPID: ppid, Name: string(b[open+1 : end]), State: f[0][0]}, err
+}
+
+// Processes lists the running processes of this machine by id. Those that end meanwhile, and zombies, are left out.
+func (h *Host) Processes() ([]Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var list []Process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if p, err := h.Process(pid); err == nil && p.State != 'Z' {
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, func(a, b Process) int { return a.PID - b.PID })
+	return list, nil
+}
+
+// Environ returns the environment with which a process was started. It needs the process's user, or root.
+func (h *Host) Environ(pid int) (map[string]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return nil, err
+	}
+	env := map[string]string{}
+	for kv := range strings.SplitSeq(string(b), "\x00") {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			env[k] = v
+		}
+	}
+	return env, nil
+}
+
+// Args returns the command line of a process, its program first.
+func (h *Host) Args(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
+}
+
+// Lock takes a lock file for this process, and fails at once (status 4) when another process holds it. The kernel
+// frees it when we die; release frees it earlier. A lock is no act: it leaves nothing that counts.
+func (h *Host) Lock(path string) (release func(), err error) {
+	real := h.RealPath(path)
+	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(real, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		who := "another process"
+		if b, err := io.ReadAll(io.LimitReader(f, 32)); err == nil && len(bytes.TrimSpace(b)) > 0 {
+			who = "process " + string(bytes.TrimSpace(b))
+		}
+		return nil, errs.New(errs.Locked, "%s is locked by %s", path, who).
+			Hint("wait until the other etcdadm has ended, then run this command again")
+	}
+	// Best effort: the id only serves the message above.
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return func() { _ = f.Close() }, nil
+}
+
+// LockedBy returns the id of the process that holds a lock file, or 0 when nobody does.
+func (h *Host) LockedBy(path string) (int, error) {
+	f, err := os.Open(h.RealPath(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		return 0, nil // free; closing gives it back
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return 0, fmt.Errorf("lock %s: %w", path, err)
+	}
+	// The holder writes its id right after it has taken the lock.
+	for range 50 {
+		b := make([]byte, 32)
+		n, _ := f.ReadAt(b, 0)
+		if pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil {
+			return pid, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return 0, fmt.Errorf("%s is locked, but does not name a process", path)
+}
+
+// Self returns the path of this program, for what runs in a process of its own.
+func (h *Host) Self() (string, error) { return os.Executable() }
