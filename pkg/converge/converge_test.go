@@ -1,0 +1,229 @@
+package converge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+)
+
+// switchable is a resource that holds when on, and counts its calls.
+type switchable struct {
+	on, stuck       bool
+	checks, applies int
+	applyErr        error
+}
+
+func (s *switchable) Check(context.Context) (converge.Diff, error) {
+	s.checks++
+	if s.on {
+		return nil, nil
+	}
+	return converge.Diff{{What: "switch", Have: "off", Want: "on"}}, nil
+}
+
+func (s *switchable) Apply(context.Context) error {
+	s.applies++
+	s.on = !s.stuck
+	return s.applyErr
+}
+
+func phases(steps ...converge.Step) []converge.Phase {
+	return []converge.Phase{{Name: "p", Short: "the phase", Steps: func(context.Context) ([]converge.Step, error) { return steps, nil }}}
+}
+
+func gapAlways() converge.Checker {
+	return converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		return converge.Diff{{What: "port 2380", Have: "taken", Want: "free"}}, nil
+	})
+}
+
+func TestAppliesOnlyWhatHasAGap(t *testing.T) {
+	off, on := &switchable{}, &switchable{on: true}
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Want: off}, converge.Step{Name: "p/b", Want: on}), converge.Options{})
+	if r.Err != nil || !r.Changed {
+		t.Fatalf("err %v, changed %v", r.Err, r.Changed)
+	}
+	if off.applies != 1 || on.applies != 0 {
+		t.Errorf("applied %d and %d times, want 1 and 0", off.applies, on.applies)
+	}
+	if r.Steps[0].Status != converge.Changed || r.Steps[1].Status != converge.InSync {
+		t.Errorf("statuses %s, %s", r.Steps[0].Status, r.Steps[1].Status)
+	}
+	again := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Want: off}), converge.Options{})
+	if again.Changed || again.Err != nil {
+		t.Errorf("the second run changed %v, err %v", again.Changed, again.Err)
+	}
+}
+
+func TestDryRunActsOnNothing(t *testing.T) {
+	off := &switchable{}
+	r := converge.Run(context.Background(), phases(
+		converge.Step{Name: "p/a", Want: off},
+		converge.Step{Name: "p/waits", Want: gapAlways(), Within: time.Hour},
+	), converge.Options{DryRun: true})
+	if r.Err != nil || !r.Changed || off.applies != 0 {
+		t.Errorf("err %v, changed %v, applied %d times", r.Err, r.Changed, off.applies)
+	}
+	for _, s := range r.Steps {
+		if s.Status != converge.Pending {
+			t.Errorf("%s is %s, want pending", s.Step, s.Status)
+		}
+	}
+}
+
+func TestStillWrongAfterApplyIsAnError(t *testing.T) {
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Short: "switch", Want: &switchable{stuck: true}}), converge.Options{})
+	if r.Err == nil || !strings.Contains(r.Err.Error(), "still") || r.FailedStep != "p/a" || r.Changed {
+		t.Errorf("err %v, step %q, changed %v", r.Err, r.FailedStep, r.Changed)
+	}
+}
+
+func TestAFailureStopsTheList(t *testing.T) {
+	later := &switchable{}
+	boom := &switchable{applyErr: errs.New(errs.Verification, "digest differs").Hint("fetch it again")}
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Short: "release", Want: boom}, converge.Step{Name: "p/b", Want: later}), converge.Options{})
+	if errs.StatusOf(r.Err) != errs.Verification || errs.HintsOf(r.Err)[0] != "fetch it again" {
+		t.Errorf("status %d, hints %q", errs.StatusOf(r.Err), errs.HintsOf(r.Err))
+	}
+	if later.checks != 0 {
+		t.Error("a later step was looked at after the failure")
+	}
+}
+
+func TestPreconditionHoldsNowOrFailsWithStatus3(t *testing.T) {
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/port", Want: gapAlways(), Hint: "stop it"}), converge.Options{})
+	if errs.StatusOf(r.Err) != errs.Precondition || errs.HintsOf(r.Err)[0] != "stop it" {
+		t.Errorf("status %d, hints %q", errs.StatusOf(r.Err), errs.HintsOf(r.Err))
+	}
+}
+
+func TestAwaitsUntilItHolds(t *testing.T) {
+	n := 0
+	third := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		if n++; n < 3 {
+			return converge.Diff{{What: "etcd", Have: "silent", Want: "answering"}}, nil
+		}
+		return nil, nil
+	})
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/up", Want: third, Within: time.Minute}), converge.Options{})
+	if r.Err != nil || r.Changed || n != 3 {
+		t.Errorf("err %v, changed %v, checks %d", r.Err, r.Changed, n)
+	}
+}
+
+func TestAnExpiredLimitSaysWhatItWaitedFor(t *testing.T) {
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/up", Short: "etcd answers", Want: gapAlways(), Within: 30 * time.Millisecond}), converge.Options{})
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "port 2380: taken") {
+		t.Errorf("status %d: %v", errs.StatusOf(r.Err), r.Err)
+	}
+}
+
+func TestAnEndedRunTellsInterruptionFromTimeout(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	step := converge.Step{Name: "p/up", Short: "etcd answers", Within: time.Hour, Want: converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		cancel()
+		return converge.Diff{{What: "etcd", Have: "silent", Want: "answering"}}, nil
+	})}
+	if r := converge.Run(ctx, phases(step), converge.Options{}); errs.StatusOf(r.Err) != errs.Interrupted {
+		t.Errorf("cancelled: status %d: %v", errs.StatusOf(r.Err), r.Err)
+	}
+	late, cancelLate := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancelLate()
+	waits := converge.Step{Name: "p/up", Short: "etcd answers", Within: time.Hour, Want: gapAlways()}
+	if r := converge.Run(late, phases(waits), converge.Options{}); errs.StatusOf(r.Err) != errs.Timeout {
+		t.Errorf("late: status %d: %v", errs.StatusOf(r.Err), r.Err)
+	}
+}
+
+func TestGatheredPhaseTellsEveryProblem(t *testing.T) {
+	other := converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, errors.New("no such interface") })
+	later := &switchable{}
+	list := []converge.Phase{
+		{Name: "preflight", Gather: true, Steps: func(context.Context) ([]converge.Step, error) {
+			return []converge.Step{{Name: "preflight/Ports", Short: "ports", Want: gapAlways()}, {Name: "preflight/Address", Short: "address", Want: other}}, nil
+		}},
+		phases(converge.Step{Name: "p/a", Want: later})[0],
+	}
+	r := converge.Run(context.Background(), list, converge.Options{})
+	for _, want := range []string{"port 2380: taken", "no such interface"} {
+		if r.Err == nil || !strings.Contains(r.Err.Error(), want) {
+			t.Errorf("%v lacks %q", r.Err, want)
+		}
+	}
+	if later.checks != 0 {
+		t.Error("the next phase ran after a failed preflight")
+	}
+	for _, ignore := range [][]string{{"all"}, {"ports", "address"}} {
+		r := converge.Run(context.Background(), list, converge.Options{Ignore: ignore})
+		if r.Err != nil || len(r.Warnings) != 2 {
+			t.Errorf("ignoring %v: err %v, warnings %q", ignore, r.Err, r.Warnings)
+		}
+	}
+	if r := converge.Run(context.Background(), list, converge.Options{Ignore: []string{"Ports"}}); r.Err == nil {
+		t.Error("ignoring one of two problems ignored both")
+	}
+}
+
+func TestAdvisoryGapIsAWarningOnce(t *testing.T) {
+	s := converge.Step{Name: "preflight/Disk", Want: gapAlways(), Advisory: true}
+	r := converge.Run(context.Background(), phases(s, s), converge.Options{})
+	if r.Err != nil || len(r.Warnings) != 1 {
+		t.Errorf("err %v, warnings %q", r.Err, r.Warnings)
+	}
+}
+
+func TestStepsOfAPhaseSeeWhatEarlierPhasesDid(t *testing.T) {
+	first := &switchable{}
+	seen := false
+	list := append(phases(converge.Step{Name: "p/a", Want: first}), converge.Phase{Name: "q", Steps: func(context.Context) ([]converge.Step, error) {
+		seen = first.on
+		return nil, nil
+	}})
+	if r := converge.Run(context.Background(), list, converge.Options{}); r.Err != nil || !seen {
+		t.Errorf("err %v, seen %v", r.Err, seen)
+	}
+}
+
+func TestPhasesAreChosenByName(t *testing.T) {
+	var list []converge.Phase
+	for _, n := range []string{"install", "start", "health"} {
+		list = append(list, converge.Phase{Name: n})
+	}
+	only, err := converge.Only(list, "health", "install")
+	if err != nil || fmt.Sprint(converge.Names(only)) != "[install health]" {
+		t.Errorf("%v, %v", converge.Names(only), err)
+	}
+	rest, err := converge.Without(list, "start")
+	if err != nil || fmt.Sprint(converge.Names(rest)) != "[install health]" {
+		t.Errorf("%v, %v", converge.Names(rest), err)
+	}
+	if _, err := converge.Without(list, "strat"); err == nil || !strings.Contains(err.Error(), `"strat"`) {
+		t.Errorf("an unknown phase: %v", err)
+	}
+}
+
+func TestEventsComeInOrder(t *testing.T) {
+	var got []string
+	step := converge.Step{Name: "p/a", Want: noting{&switchable{}}}
+	converge.Run(context.Background(), phases(step), converge.Options{Events: func(e converge.Event) {
+		got = append(got, string(e.Kind)+" "+e.Text)
+	}})
+	want := "phase the phase|apply |note halfway|progress |done "
+	if s := strings.Join(got, "|"); s != want {
+		t.Errorf("events %q, want %q", s, want)
+	}
+}
+
+type noting struct{ *switchable }
+
+func (n noting) Apply(ctx context.Context) error {
+	converge.Notef(ctx, "%s", "halfway")
+	converge.Progress(ctx, 1, 2)
+	return n.switchable.Apply(ctx)
+}
