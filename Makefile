@@ -1,0 +1,63 @@
+# Everything that this project does with itself. Go, git and make are all that must be there.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside of the checkout: tools, and the mirror of etcd releases.
+CACHE := $(or $(ETCDADM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/etcdadm)
+
+# What the binary says of itself. The date is that of the commit, so that the same commit gives the same binary.
+VERSION := $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)
+COMMIT  := $(shell git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null)
+EPOCH   := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
+DATE    := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%Y-%m-%dT%H:%M:%SZ))
+SAY     := -X etcdadm/pkg/version
+
+GO       := GOFLAGS=-buildvcs=false go
+GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w $(SAY).gitVersion=$(VERSION) $(SAY).gitCommit=$(COMMIT) $(SAY).buildDate=$(DATE)"
+
+LINT_VERSION := v2.15.0
+LINT         := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)/golangci-lint
+
+.PHONY: help build demo test bench mirror lint docs verify clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the static binary bin/etcdadm
+	@mkdir -p bin
+	$(GO_BUILD) -o bin/etcdadm ./cmd/etcdadm
+
+demo: build ## Play the life of a three-member cluster of real etcd on this machine
+	$(GO) run ./test/demo
+
+test: build mirror ## Run every test, the stories with real etcd included
+	$(GO) test $$($(GO) list ./... | grep -v '^etcdadm/test')
+	$(GO) test -count=1 -timeout 20m ./test/...
+
+bench: build mirror ## Measure init, join, install and the binary against bare etcd
+	$(GO) run ./test/bench
+
+mirror: ## Build real etcd releases from Go modules; the last line is the path of the mirror
+	@$(GO) run ./test/mirror
+
+lint: $(LINT) ## Run the linters of .golangci.yml
+	GOLANGCI_LINT_CACHE=$(CACHE)/golangci-lint $(LINT) run ./...
+
+$(LINT):
+	GOFLAGS= GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+docs: ## Generate the man pages and the command reference
+	$(GO) run ./docs/internal/gen
+
+verify: lint ## Check format, vet, lint, go.mod, generated files and the floors; changes nothing
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	$(GO) run ./docs/internal/gen -check
+	$(GO) test ./test/floors
+
+clean: ## Remove what was built here; the cache stays
+	rm -rf bin demo
