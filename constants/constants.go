@@ -72,6 +72,7 @@ const (
 	DownloadConnectTimeout = 10 * time.Second // to connect to a release server
 	DownloadStallTimeout   = 30 * time.Second // without a byte from a release server
 	DownloadTotalTimeout   = 15 * time.Minute // for one archive, over all tries
+	SnapshotStallTimeout   = 30 * time.Second // without a byte of a snapshot from a member
 	MembershipCallTimeout  = 7 * time.Second  // one membership RPC: of two concurrent changes one is dropped silently, and its caller hangs
 	DialTimeout            = 3 * time.Second  // to connect to one endpoint
 	RequestTimeout         = 5 * time.Second  // one request to etcd that a healthy cluster answers
