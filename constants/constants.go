@@ -43,6 +43,8 @@ const (
 	RunDir = "/run/etcdadm"
 	// SupervisorFile is locked by the supervisor of --init-system process, and holds its process id.
 	SupervisorFile = "/run/etcdadm/supervisor"
+	// SupervisorStatusFile is where the supervisor tells how etcd ended, for those who look from outside.
+	SupervisorStatusFile = "/run/etcdadm/supervisor.json"
 	// LogFile is etcd's output under --init-system process.
 	LogFile = "/var/log/etcd/etcd.log"
 	// BackupDir receives the final snapshot of a cluster that ends.
