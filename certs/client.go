@@ -1,0 +1,47 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io/fs"
+
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+)
+
+// ClientTLS returns what a client of etcd connects with: the CA of a directory, and one of its pairs (a base name).
+// The server's name stays open, for whoever dials. Status 3: a file is absent or not for this user to read; status 6:
+// a file is there and does not serve.
+func ClientTLS(h *host.Host, dir, leaf string) (*tls.Config, error) {
+	ca, err := readCA(h, dir)
+	if err != nil {
+		return nil, err
+	}
+	p, err := readPair(h, dir, leaf)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range []part{ca.crt, p.crt, p.key} {
+		switch {
+		case f.absent():
+			return nil, errs.New(errs.Precondition, "%s is absent", f.path).
+				Hint("issue the certificates of this node: etcdadm init phase certificates, or etcdadm join phase certificates URL")
+		case f.hidden:
+			return nil, unreadable(f.path, fs.ErrPermission)
+		case f.problem != "":
+			return nil, errs.New(errs.Verification, "%s %s", f.path, f.problem)
+		}
+	}
+	if !p.usable() {
+		return nil, errs.New(errs.Verification, "%s does not belong to %s", p.key.path, p.crt.path)
+	}
+	pool := x509.NewCertPool()
+	for _, c := range ca.chain {
+		pool.AddCert(c)
+	}
+	c := tls.Certificate{PrivateKey: p.signs, Leaf: p.chain[0]}
+	for _, x := range p.chain {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{c}}, nil
+}
