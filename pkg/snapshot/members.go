@@ -1,0 +1,122 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"google.golang.org/protobuf/proto"
+
+	"etcdadm/pkg/host"
+)
+
+// Membership is what a data directory knows of its cluster. The database lags behind the WAL by what etcd had not
+// yet committed when it ended, so a change of the last moments may be missing.
+type Membership struct {
+	ClusterID uint64   `json:"clusterID"` // 0 when no WAL is there
+	MemberID  uint64   `json:"memberID"`  // whose data it is; 0 when no WAL is there
+	Members   []Member `json:"members"`   // by id
+}
+
+// Member is one member of a cluster as a database holds it.
+type Member struct {
+	ID         uint64   `json:"id"`
+	Name       string   `json:"name"`
+	PeerURLs   []string `json:"peerURLs"`
+	ClientURLs []string `json:"clientURLs"`
+	IsLearner  bool     `json:"isLearner"`
+}
+
+// Self returns the member whose data it is.
+func (m Membership) Self() (Member, bool) {
+	for _, member := range m.Members {
+		if member.ID == m.MemberID {
+			return member, true
+		}
+	}
+	return Member{}, false
+}
+
+// Members reads the membership out of the data directory of a stopped member. A running one holds its database
+// locked: status 3.
+func Members(ctx context.Context, h *host.Host, dataDir string) (Membership, error) {
+	database := filepath.Join(dataDir, "member/snap/db")
+	if _, err := h.Stat(database); err != nil {
+		return Membership{}, unreadable(dataDir, err)
+	}
+	answer, err := ask(ctx, h, request{
+		Do: doMembers, Name: database,
+		Database: h.RealPath(database), WAL: h.RealPath(filepath.Join(dataDir, "member/wal")),
+	})
+	if err != nil {
+		return Membership{}, err
+	}
+	return *answer.Membership, nil
+}
+
+// members reads what Members returns. It runs in the worker.
+func members(database, walDir string) (*Membership, error) {
+	db, err := openDatabase(database)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	m := &Membership{Members: []Member{}}
+	err = db.View(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket([]byte("members"))
+		if bucket == nil {
+			return nil // etcd ended before it was bootstrapped
+		}
+		return bucket.ForEach(func(_, v []byte) error {
+			var member Member
+			if err := json.Unmarshal(v, &member); err != nil {
+				return fmt.Errorf("a record of a member is not JSON: %w", err)
+			}
+			m.Members = append(m.Members, member)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(m.Members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+	m.ClusterID, m.MemberID, err = identity(walDir)
+	return m, err
+}
+
+// identity reads the ids that stand at the head of each file of a WAL. Without a WAL they are 0.
+func identity(walDir string) (cluster, member uint64, err error) {
+	files, err := filepath.Glob(filepath.Join(walDir, "*.wal"))
+	if err != nil || len(files) == 0 {
+		return 0, 0, err
+	}
+	f, err := os.Open(files[len(files)-1]) // the newest: the oldest may be purged meanwhile
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	decoder := wal.NewDecoder(fileutil.NewFileReader(f))
+	for {
+		var record walpb.Record
+		if err := decoder.Decode(&record); err != nil {
+			return 0, 0, fmt.Errorf("the WAL does not begin with the id of its member: %w", err)
+		}
+		switch record.GetType() {
+		case wal.CrcType:
+			decoder.UpdateCRC(record.GetCrc())
+		case wal.MetadataType:
+			var ids etcdserverpb.Metadata
+			err := proto.Unmarshal(record.GetData(), &ids)
+			return ids.GetClusterID(), ids.GetNodeID(), err
+		}
+	}
+}
