@@ -1,0 +1,152 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+)
+
+// Added is the state that the cluster has a member with a peer URL, learner or voter: the peer URL is the natural key of
+// a member that has not started yet. Apply adds it as a learner, and waits for its turn until its context ends.
+type Added struct {
+	Cluster *Cluster
+	PeerURL string
+	// Blank says that this node has no data of a member. A member with the peer URL that has run before has lost its memory
+	// then, of votes and of entries that it acknowledged: it is removed, and a new one takes its place.
+	Blank bool
+}
+
+// Check looks for the peer URL. Without a quorum the word of one voter will do: the quorum may be waiting for just this member.
+func (r Added) Check(ctx context.Context) (converge.Diff, error) {
+	a, err := r.Cluster.list(ctx, true, anybody)
+	m, found := a.ByPeerURL(r.PeerURL)
+	if err != nil && !found {
+		return nil, err
+	}
+	switch {
+	case !found:
+		return converge.Diff{{What: "member " + r.PeerURL, Have: "absent", Want: "a learner"}}, nil
+	case r.lost(m):
+		return converge.Diff{{What: "member " + m.String(), Have: "without its data", Want: "a new learner"}}, nil
+	}
+	return nil, nil
+}
+
+func (r Added) lost(m Member) bool { return r.Blank && m.Started() }
+
+// Apply adds the member. It refuses with status 3 where another voter would endanger the quorum.
+func (r Added) Apply(ctx context.Context) error {
+	c := r.Cluster
+	var announced, forgetting, warned bool
+	return until(ctx, func(ctx context.Context) error {
+		a, err := c.list(ctx, true, anybody)
+		if err != nil {
+			return patient(err)
+		}
+		m, found := a.ByPeerURL(r.PeerURL)
+		if found && !r.lost(m) {
+			return nil
+		}
+		health := c.Health(ctx, a.Membership)
+		if ctx.Err() != nil {
+			return ctx.Err() // what has not answered by now was not given the time to
+		}
+		if found {
+			return r.forget(ctx, a, m, health, &forgetting)
+		}
+		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
+			return err
+		}
+		for _, v := range Silent(a.Voters(), health) {
+			if !warned {
+				converge.Warnf(ctx, "member %s %s; if it is gone for good, remove it: etcdctl.sh member remove %s", v, silence(v, health), v.HexID())
+			}
+		}
+		warned = true
+		if err := c.once(&announced, "add %s to the cluster as a learner", r.PeerURL); err != nil {
+			return err
+		}
+		err = c.change(ctx, a.endpoint, func(ctx context.Context) error {
+			_, err := a.client.MemberAddAsLearner(ctx, []string{r.PeerURL})
+			return err
+		})
+		return r.turn(err, a.Membership)
+	})
+}
+
+// turn says what the answer to an addition means.
+func (r Added) turn(err error, m Membership) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rpctypes.ErrPeerURLExist): // perhaps ours, from a reply that was lost; the list tells
+		return waiting{"the peer URL " + r.PeerURL + " is in the cluster already", soon}
+	case errors.Is(err, rpctypes.ErrTooManyLearners):
+		return waiting{"another member joins: " + holders(m), soon}
+	case errors.Is(err, rpctypes.ErrUnhealthy):
+		return waiting{"the cluster takes a new member when its leader has been connected to a majority for 5s", later}
+	case errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
+		return waiting{"the cluster takes a new member when those before it have started", soon}
+	}
+	return passing(err, "add member %s", r.PeerURL)
+}
+
+// holders names the members that are learners now, of which a cluster allows only so many.
+func holders(m Membership) string {
+	var names []string
+	for _, l := range m.Learners() {
+		names = append(names, l.String())
+	}
+	if len(names) == 0 {
+		return "it was a learner a moment ago"
+	}
+	return strings.Join(names, ", ") + " is a learner still"
+}
+
+// forget removes a member that lost its data.
+func (r Added) forget(ctx context.Context, a answer, m Member, h Health, announced *bool) error {
+	if h[m.ID] == nil {
+		return errs.New(errs.Precondition, "member %s runs somewhere, and has the peer URL of this node, which has no data", m).
+			Hint("give this node another address, or stop the etcd that has it")
+	}
+	if err := RemoveGate(a.Membership, h, m.ID); err != nil {
+		return err
+	}
+	if err := r.Cluster.once(announced, "remove member %s, which lost its data, from the cluster", m.HexID()); err != nil {
+		return err
+	}
+	err := r.Cluster.change(ctx, a.endpoint, func(ctx context.Context) error {
+		_, err := a.client.MemberRemove(ctx, m.ID)
+		return err
+	})
+	switch {
+	case err == nil, errors.Is(err, rpctypes.ErrMemberNotFound):
+		return waiting{"the member that lost its data leaves the cluster", soon}
+	case errors.Is(err, rpctypes.ErrUnhealthy):
+		return waiting{"the cluster lets a member go when its leader has been connected to a majority for 5s", later}
+	}
+	return passing(err, "remove member %s", m)
+}
+
+// passing makes those errors of etcd ones to wait on that say how the cluster is right now, not that the request is wrong.
+func passing(err error, format string, args ...any) error {
+	for _, now := range []error{
+		rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrNotLeader, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrTooManyRequests, rpctypes.ErrStopped, rpctypes.ErrNotCapable,
+	} {
+		if errors.Is(err, now) {
+			return waiting{"the cluster is not ready (" + said(err) + ")", soon}
+		}
+	}
+	var w waiting
+	if errors.As(err, &w) {
+		return w
+	}
+	return errs.New(errs.Failed, "%s: %s", fmt.Sprintf(format, args...), said(err))
+}

@@ -1,0 +1,107 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+)
+
+// Promoted is the state that the member with a peer URL is a voter. Apply waits until its context ends for the member to
+// catch up. etcd would promote at 90 % of the leader's log; on a large one that may be a million entries short.
+type Promoted struct {
+	Cluster *Cluster // through other members: a learner is not asked about its cluster
+	PeerURL string
+	Local   string // client URL of the member itself
+}
+
+// Check looks at the member list.
+func (r Promoted) Check(ctx context.Context) (converge.Diff, error) {
+	m, err := r.Cluster.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	member, found := m.ByPeerURL(r.PeerURL)
+	switch {
+	case !found:
+		return converge.Diff{{What: "member " + r.PeerURL, Have: "absent", Want: "a voter"}}, nil
+	case member.Learner:
+		return converge.Diff{{What: "member " + member.String(), Have: "a learner", Want: "a voter"}}, nil
+	}
+	return nil, nil
+}
+
+// Apply promotes the member when it has applied what was committed when Apply began. It refuses with status 3 where another
+// voter would endanger the quorum, and when the member is not in the cluster.
+func (r Promoted) Apply(ctx context.Context) error {
+	c := r.Cluster
+	var goal uint64
+	var announced bool
+	return until(ctx, func(ctx context.Context) error {
+		a, err := c.list(ctx, true, anybody)
+		if err != nil {
+			return patient(err)
+		}
+		m, found := a.ByPeerURL(r.PeerURL)
+		switch {
+		case !found:
+			return errs.New(errs.Precondition, "the cluster has no member with the peer URL %s any more", r.PeerURL).
+				Hint("remove what is left of it on this node (etcdadm reset), then join again")
+		case !m.Learner:
+			return nil
+		}
+		if goal == 0 {
+			// A member that has just served a linearizable read has committed no less than the leader had when the read began.
+			s, err := c.Status(ctx, a.endpoint)
+			if err != nil {
+				return waiting{a.endpoint + ": " + said(err), soon}
+			}
+			goal = s.RaftIndex
+		}
+		if err := r.caughtUp(ctx, goal); err != nil {
+			return err
+		}
+		health := c.Health(ctx, a.Membership)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
+			return err
+		}
+		if err := c.once(&announced, "promote member %s to a voter", m.HexID()); err != nil {
+			return err
+		}
+		err = c.change(ctx, a.endpoint, func(ctx context.Context) error {
+			_, err := a.client.MemberPromote(ctx, m.ID)
+			return err
+		})
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, rpctypes.ErrMemberNotLearner): // by a request whose reply was lost; the list tells
+			return waiting{"the member is a voter already", soon}
+		case errors.Is(err, rpctypes.ErrMemberLearnerNotReady):
+			return waiting{"the leader does not know yet that the member has caught up", soon}
+		case errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
+			return waiting{"the cluster takes another voter when those before it have started", soon}
+		case errors.Is(err, rpctypes.ErrUnhealthy):
+			return waiting{"the cluster takes another voter when its leader is connected to a majority", soon}
+		}
+		return passing(err, "promote member %s", m)
+	})
+}
+
+// caughtUp asks the member itself.
+func (r Promoted) caughtUp(ctx context.Context, goal uint64) error {
+	s, err := r.Cluster.Status(ctx, r.Local)
+	if err != nil {
+		return waiting{"the member does not answer at " + r.Local + " (" + said(err) + ")", soon}
+	}
+	if s.AppliedIndex < goal {
+		return waiting{"the member receives the database", soon}
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package etcd
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/host"
+)
+
+// node is a real etcd in this process, at an address of its own.
+type node struct {
+	name, ip, client, peer string
+	config                 *embed.Config
+	server                 *embed.Etcd
+}
+
+var addresses atomic.Int64
+
+// address returns an address of 127.0.0.0/8 that no other test uses, nor another test process of this machine.
+func address() string {
+	n := addresses.Add(1)
+	return fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%64, (os.Getpid()/64)%256, n)
+}
+
+// newNode prepares an etcd; start or join runs it.
+func newNode(t *testing.T, name string, change ...func(*node)) *node {
+	t.Helper()
+	ip := address()
+	n := &node{name: name, ip: ip, client: "http://" + ip + ":2379", peer: "http://" + ip + ":2380", config: embed.NewConfig()}
+	cfg := n.config
+	cfg.Name, cfg.Dir = name, filepath.Join(t.TempDir(), "etcd")
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	cfg.UnsafeNoFsync = true
+	for _, f := range change {
+		f(n)
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(t, n.client), urls(t, n.client)
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = urls(t, n.peer), urls(t, n.peer)
+	return n
+}
+
+func urls(t *testing.T, raw ...string) []url.URL {
+	t.Helper()
+	var out []url.URL
+	for _, r := range raw {
+		u, err := url.Parse(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, *u)
+	}
+	return out
+}
+
+// start runs the etcds as the first members of a cluster, and waits until all serve.
+func start(t *testing.T, nodes ...*node) {
+	t.Helper()
+	launch(t, embed.ClusterStateFlagNew, nodes, nodes)
+	for _, n := range nodes {
+		<-n.server.Server.ReadyNotify()
+	}
+}
+
+// join runs an etcd that was added to the cluster of the others. It is not waited for.
+func join(t *testing.T, n *node, others ...*node) {
+	t.Helper()
+	launch(t, embed.ClusterStateFlagExisting, append(others, n), []*node{n})
+}
+
+func launch(t *testing.T, state string, all, run []*node) {
+	t.Helper()
+	var initial []string
+	for _, n := range all {
+		initial = append(initial, n.name+"="+n.peer)
+	}
+	for _, n := range run {
+		n.config.InitialCluster, n.config.ClusterState = strings.Join(initial, ","), state
+		n.config.InitialClusterToken = t.Name()
+		server, err := embed.StartEtcd(n.config)
+		if err != nil {
+			t.Fatalf("start %s: %v", n.name, err)
+		}
+		n.server = server
+		t.Cleanup(n.stop)
+	}
+}
+
+func (n *node) stop() {
+	if n.server != nil {
+		// Not Close, which hands leadership over first: a member that dies does not.
+		n.server.Server.HardStop()
+		n.server.Close()
+		n.server = nil
+	}
+}
+
+func (n *node) id() uint64 { return uint64(n.server.Server.MemberID()) }
+
+// lax turns off the wait of 5 s before each change of a membership of several voters.
+func lax(n *node) { n.config.StrictReconfigCheck = false }
+
+// open returns the cluster behind the endpoints, with short limits.
+func open(t *testing.T, o Options, endpoints ...string) *Cluster {
+	t.Helper()
+	o.Endpoints = endpoints
+	if o.Host == nil {
+		o.Host = host.New(t.TempDir())
+	}
+	if o.DialTimeout == 0 {
+		o.DialTimeout = time.Second
+	}
+	c := Open(o)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// apply brings one state about as the program does, and returns the result and what was told on the way.
+func apply(t *testing.T, want converge.Checker, within time.Duration, told func(string)) *converge.Result {
+	t.Helper()
+	return converge.Run(t.Context(), []converge.Phase{{
+		Name: "test", Steps: func(context.Context) ([]converge.Step, error) {
+			return []converge.Step{{Name: "test/state", Short: "state", Want: want, Within: within}}, nil
+		},
+	}}, converge.Options{Events: func(e converge.Event) {
+		if e.Kind == converge.Note && told != nil {
+			told(e.Text)
+		}
+	}})
+}
+
+// holds fails the test unless the state comes about.
+func holds(t *testing.T, want converge.Checker) *converge.Result {
+	t.Helper()
+	r := apply(t, want, 30*time.Second, func(s string) { t.Log(s) })
+	if r.Err != nil {
+		t.Fatalf("%T: %v", want, r.Err)
+	}
+	return r
+}
+
+// authority is a CA for tests.
+type authority struct {
+	t    *testing.T
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	t.Helper()
+	a := &authority{t: t, dir: t.TempDir(), pool: x509.NewCertPool()}
+	a.key = newKey(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	a.cert = a.sign(template, template, &a.key.PublicKey)
+	a.pool.AddCert(a.cert)
+	a.write("ca.crt", "CERTIFICATE", a.cert.Raw)
+	return a
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func (a *authority) sign(template, parent *x509.Certificate, public *ecdsa.PublicKey) *x509.Certificate {
+	a.t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert
+}
+
+func (a *authority) write(name, kind string, der []byte) string {
+	a.t.Helper()
+	path := filepath.Join(a.dir, name)
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	return path
+}
+
+// leaf issues a certificate for both usages.
+func (a *authority) leaf(name string, change ...func(*x509.Certificate)) tls.Certificate {
+	a.t.Helper()
+	key := newKey(a.t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, f := range change {
+		f(template)
+	}
+	cert := a.sign(template, a.cert, &key.PublicKey)
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
+// info writes a pair to files, as etcd wants it.
+func (a *authority) info(name string, pair tls.Certificate) transport.TLSInfo {
+	a.t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return transport.TLSInfo{
+		CertFile: a.write(name+".crt", "CERTIFICATE", pair.Certificate[0]), KeyFile: a.write(name+".key", "PRIVATE KEY", der),
+		TrustedCAFile: filepath.Join(a.dir, "ca.crt"), ClientCertAuth: true,
+	}
+}
+
+// client is the TLS configuration of a client with a certificate of its own.
+func (a *authority) client() *tls.Config {
+	return &tls.Config{RootCAs: a.pool, Certificates: []tls.Certificate{a.leaf("client")}, MinVersion: tls.VersionTLS12}
+}
+
+// secure gives an etcd certificates for its address. With a marker, its peer port asks for that name.
+func (a *authority) secure(marker ...string) func(*node) {
+	return func(n *node) {
+		names := func(t *x509.Certificate) { t.IPAddresses = []net.IP{net.ParseIP(n.ip)} }
+		n.config.ClientTLSInfo = a.info(n.name+"-server", a.leaf("server", names))
+		n.config.PeerTLSInfo = a.info(n.name+"-peer", a.leaf("peer", names, func(t *x509.Certificate) { t.DNSNames = marker }))
+		n.config.PeerTLSInfo.AllowedHostnames = marker
+		n.client, n.peer = "https://"+n.ip+":2379", "https://"+n.ip+":2380"
+	}
+}
