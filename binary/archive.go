@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -107,6 +108,9 @@ func (a Archive) fetch(ctx context.Context) error {
 		return err
 	}
 	if want.sum == "" && !a.AcceptUnverified {
+		if err := a.probe(ctx, urls[0]); err != nil {
+			return err
+		}
 		return errs.New(errs.Verification, "there is no digest to verify %s against", urls[0].Redacted()).
 			Hint("name a list of digests that you trust: --sha256sums FILE").
 			Hint("or take it as it is: --accept-risk=unverified-download")
@@ -123,6 +127,17 @@ func (a Archive) fetch(ctx context.Context) error {
 		}
 	}
 	return worst(failures)
+}
+
+// probe tells whether a server has the archive at all.
+func (a Archive) probe(ctx context.Context, u *url.URL) error {
+	c := a.client(u)
+	defer c.close()
+	resp, err := c.get(ctx, u, http.Header{"Range": {"bytes=0-0"}})
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 // fetchFrom downloads from one server. A mismatch of halves that come from two requests gets one fresh try.

@@ -24,6 +24,7 @@ import (
 var modes = map[string]func(*Server, *answer){
 	"ok":           (*Server).whole,        // ranges, ETag, Last-Modified
 	"norange":      (*Server).norange,      // no ranges, no validators
+	"chunked":      (*Server).chunked,      // does not tell the length
 	"slow":         (*Server).slow,         // in pieces, with pauses
 	"stall":        (*Server).stall,        // the first half, then silence
 	"silent":       (*Server).silent,       // takes the request, and never answers
@@ -143,6 +144,11 @@ func (a *answer) send(promised, sent int) {
 }
 
 func (a *answer) flush() { _ = http.NewResponseController(a.ResponseWriter).Flush() }
+
+func (s *Server) chunked(a *answer) {
+	a.flush()
+	_, _ = a.Write(a.data)
+}
 
 func (s *Server) slow(a *answer) {
 	a.Header().Set("Content-Length", strconv.Itoa(len(a.data)))
