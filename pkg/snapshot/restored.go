@@ -83,6 +83,9 @@ func (r Restored) Apply(ctx context.Context) error {
 	target := r.DataDir
 	if contents {
 		target = filepath.Join(r.DataDir, memberDir)
+		if err := r.Host.MkdirAll(r.DataDir, 0o700); err != nil { // a link may lead to nothing yet
+			return err
+		}
 	}
 	staging := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".restore-"+r.Info.SHA256[:12])
 	if err := r.stage(ctx, staging); err != nil {
@@ -152,9 +155,6 @@ func (r Restored) sameFile(ctx context.Context) error {
 
 // stage makes the data directory at staging, whole and durable.
 func (r Restored) stage(ctx context.Context, staging string) error {
-	if err := r.Host.MkdirAll(r.DataDir, 0o700); err != nil { // the target of a link, perhaps
-		return err
-	}
 	if err := r.Host.MkdirAll(staging, 0o700); err != nil {
 		return err
 	}
@@ -176,14 +176,14 @@ func (r Restored) stage(ctx context.Context, staging string) error {
 	return r.Host.SyncTree(staging)
 }
 
-// setAside gives what stands at target a dated name. An empty directory stays: the rename that follows replaces it.
+// setAside gives what stands at target a dated name. An empty directory is no data, and just goes.
 func (r Restored) setAside(ctx context.Context, target string) error {
 	there, err := r.Host.Exists(target)
 	if err != nil || !there {
 		return err
 	}
 	if entries, err := r.Host.ReadDir(target); err == nil && len(entries) == 0 {
-		return nil
+		return r.Host.Remove(target)
 	}
 	now := time.Now
 	if r.Now != nil {
