@@ -3,8 +3,11 @@ package snapshot
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
@@ -63,6 +66,38 @@ func TestInspectDirThatIsNone(t *testing.T) {
 	write(t, root, "/file")
 	if s, err := InspectDir(h, "/file"); err != nil || s.Kind != Foreign {
 		t.Errorf("a file: %v (%v)", s, err)
+	}
+}
+
+// What an ordinary user may not read is called so, and not drift.
+func TestUnreadable(t *testing.T) {
+	root := t.TempDir()
+	apply(t, restored(t, root))
+	if err := os.Chmod(filepath.Join(root, dataDir), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(root, dataDir), 0o700) })
+	r := restored(t, root, host.ReadOnly())
+	if os.Geteuid() == 0 { // become nobody, as far as files go, on this thread
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _, _ = unix.SetfsuidRetUid(0) }()
+	}
+	if s, err := InspectDir(r.Host, dataDir); err != nil || s.Kind != Unreadable {
+		t.Errorf("the data directory is %v (%v)", s, err)
+	}
+	for name, check := range map[string]func() error{
+		"restored": func() error { _, err := r.Check(t.Context()); return err },
+		"removed":  func() error { _, err := Removed{Host: r.Host, DataDir: dataDir}.Check(t.Context()); return err },
+		"members":  func() error { _, err := Members(t.Context(), r.Host, dataDir); return err },
+		"in use":   func() error { _, err := InUse(r.Host, dataDir); return err },
+	} {
+		if err := check(); errs.StatusOf(err) != errs.Precondition || !strings.Contains(err.Error(), "not readable for this user") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -126,30 +161,29 @@ func TestMembersOfBrokenData(t *testing.T) {
 	}
 }
 
-// Killed before any act and run again, a removal ends with no member, keeps what is not the member's, and never
-// leaves half a member in between.
+// Killed before any act and run again, a removal ends with no member, and keeps what is not the member's.
 func TestRemovedCrashAnywhere(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		make       func(t *testing.T, root string)
 		gone, kept []string
 	}{
-		{"a member", func(t *testing.T, root string) { member0(t, root, dataDir) }, []string{dataDir}, nil},
+		{"a member", func(t *testing.T, root string) { wholeMember(t, root, dataDir) }, []string{dataDir}, nil},
 		{"a member and leftovers", func(t *testing.T, root string) {
-			member0(t, root, dataDir)
-			member0(t, root, "/var/lib/.etcd.restore-0123456789ab")
+			wholeMember(t, root, dataDir)
+			wholeMember(t, root, "/var/lib/.etcd.restore-0123456789ab")
 			write(t, root, dataDir, ".member.removed/wal/0.wal")
 		}, []string{dataDir, "/var/lib/.etcd.restore-0123456789ab"}, nil},
 		{"copies that were set aside", func(t *testing.T, root string) {
-			member0(t, root, dataDir)
-			member0(t, root, "/var/lib/etcd.20261121T120000Z")
+			wholeMember(t, root, dataDir)
+			wholeMember(t, root, "/var/lib/etcd.20261121T120000Z")
 			write(t, root, dataDir, "member.20261121T120000Z/snap/db")
 		}, []string{dataDir + "/member"}, []string{"/var/lib/etcd.20261121T120000Z/member/snap/db", dataDir + "/member.20261121T120000Z/snap/db"}},
 		{"files of others", func(t *testing.T, root string) {
-			member0(t, root, dataDir)
+			wholeMember(t, root, dataDir)
 			write(t, root, dataDir, "notes.txt")
 		}, []string{dataDir + "/member"}, []string{dataDir + "/notes.txt"}},
-		{"a link", func(t *testing.T, root string) { link(t, root); member0(t, root, "/disk/etcd") },
+		{"a link", func(t *testing.T, root string) { link(t, root); wholeMember(t, root, "/disk/etcd") },
 			[]string{"/disk/etcd/member"}, []string{dataDir, "/disk/etcd"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -157,7 +191,6 @@ func TestRemovedCrashAnywhere(t *testing.T) {
 				root := t.TempDir()
 				c.make(t, root)
 				return root, func(o ...host.Option) converge.Resource {
-					o = append(o, observeHalf(t, root))
 					return Removed{Host: host.New(root, o...), DataDir: dataDir}
 				}
 			}, func(t *testing.T, root string) {
@@ -177,16 +210,28 @@ func TestRemovedCrashAnywhere(t *testing.T) {
 	}
 }
 
-// observeHalf is no observer where another one is set; the promise is looked at between runs too.
-func observeHalf(t *testing.T, root string) host.Option {
-	return func(h *host.Host) {
-		if s, err := InspectDir(host.New(root), dataDir); err != nil || s.Kind == Half {
-			t.Errorf("the data directory is %s (%v)", s, err)
+// The member is moved out of its place before anything of it is deleted, so that a run that is killed while it deletes
+// leaves no half of one.
+func TestRemovedNeverLeavesHalfAMember(t *testing.T) {
+	root := t.TempDir()
+	wholeMember(t, root, dataDir)
+	deleted := 0
+	look := host.Observe(func(act string) {
+		if !strings.HasPrefix(act, "remove all") {
+			return
 		}
+		deleted++
+		if s, err := InspectDir(host.New(root), dataDir); err != nil || s.Kind != Empty {
+			t.Errorf("%s: the data directory is %s (%v)", act, s, err)
+		}
+	})
+	apply(t, Removed{Host: host.New(root, look), DataDir: dataDir})
+	if deleted == 0 {
+		t.Error("nothing was deleted")
 	}
 }
 
-func member0(t *testing.T, root, dir string) {
+func wholeMember(t *testing.T, root, dir string) {
 	t.Helper()
 	write(t, root, dir, "member/wal/0-0.wal")
 	write(t, root, dir, "member/snap/db")

@@ -53,7 +53,7 @@ func (r Restored) Check(context.Context) (converge.Diff, error) {
 }
 
 // Apply restores. It refuses the data directory of a running etcd, a file that changed since it was verified, and a
-// file system without room for twice the snapshot: status 3, 6 and 3.
+// file system without room (see RoomFor): status 3, 6 and 3.
 func (r Restored) Apply(ctx context.Context) error {
 	left, err := leftovers(r.Host, r.DataDir)
 	if err != nil {
@@ -200,14 +200,17 @@ func (r Restored) setAside(ctx context.Context, target string) error {
 	return nil
 }
 
-// RoomFor refuses, with status 3, a file system with less than twice the size of a snapshot free: the restore copies
-// it, and etcd needs room to go on.
+// walRoom is what etcd takes for its WAL before it writes anything: a segment of 64 MiB, and the next one.
+const walRoom = 2 << 26
+
+// RoomFor refuses, with status 3, a file system without room for a snapshot twice, as it is copied and etcd goes on to
+// write, and for a WAL.
 func RoomFor(h *host.Host, dataDir string, i Info) error {
 	system, err := h.FileSystem(dataDir)
 	if err != nil {
 		return err
 	}
-	if need := 2 * uint64(i.Size); system.Free < need { //nolint:gosec // a size is not negative
+	if need := 2*uint64(i.Size) + walRoom; system.Free < need { //nolint:gosec // a size is not negative
 		return errs.New(errs.Precondition, "the file system of %s has %s free, and restoring %s needs %s",
 			dataDir, bytesText(system.Free), i.Path, bytesText(need)).Hint("make room on it: df -h %s", dataDir)
 	}

@@ -352,6 +352,37 @@ func TestRestoredOnMountPoint(t *testing.T) {
 	})
 }
 
+// A full disk is named, whatever it stops.
+func TestFullDisk(t *testing.T) {
+	inMountNamespace(t, func(t *testing.T) {
+		root := t.TempDir()
+		mkdir(t, root, dataDir)
+		if err := unix.Mount("tmpfs", filepath.Join(root, dataDir), "tmpfs", 0, "size=512k"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Unmount(filepath.Join(root, dataDir), unix.MNT_DETACH) }()
+		r := restored(t, root)
+		wantStatus(t, r.Apply(t.Context()), errs.Precondition)
+		err := r.stage(t.Context(), dataDir+"/staging") // as if the space had gone in the meantime
+		wantStatus(t, err, errs.Precondition)
+		if !strings.Contains(err.Error(), "no space is left") {
+			t.Errorf("the restore says %q", err)
+		}
+		if err := os.RemoveAll(filepath.Join(root, dataDir, "staging")); err != nil {
+			t.Fatal(err)
+		}
+		c := member{send: sendAll(make([]byte, 1<<20))}.client(t)
+		_, err = Save(t.Context(), host.New(root), c, filepath.Join(root, dataDir, "out.db"))
+		wantStatus(t, err, errs.Precondition)
+		if !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("the save says %q", err)
+		}
+		if names := hidden(t, filepath.Join(root, dataDir)); len(names) != 0 {
+			t.Errorf("left behind: %v", names)
+		}
+	})
+}
+
 // inMountNamespace runs a test in a process with mounts of its own, where the kernel lets this user have one.
 func inMountNamespace(t *testing.T, test func(*testing.T)) {
 	const inside = "ETCDADM_TEST_MOUNT_NAMESPACE"
