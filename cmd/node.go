@@ -1,0 +1,167 @@
+package cmd
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"etcdadm/binary"
+	"etcdadm/constants"
+	"etcdadm/pkg/api"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+	"etcdadm/pkg/lifecycle"
+)
+
+// settings holds the values of the flags that say something about the configuration, by key.
+type settings map[string]*[]string
+
+// addSettings gives a command the flags of its settings.
+func addSettings(c *cobra.Command, command string) settings {
+	values := settings{}
+	for _, s := range api.For(command) {
+		v := new([]string)
+		values[s.Key] = v
+		usage := s.Usage
+		if s.Default != "" {
+			usage += " (default: " + s.Default + ")"
+		}
+		c.Flags().Var(settingValue{s, v}, s.Flag, usage)
+	}
+	return values
+}
+
+// settingValue collects what was given for a flag, and has it judged by the setting's own form.
+type settingValue struct {
+	setting api.Setting
+	values  *[]string
+}
+
+var _ pflag.Value = settingValue{}
+
+func (v settingValue) String() string { return "" }
+func (v settingValue) Type() string   { return string(v.setting.Kind) }
+
+func (v settingValue) Set(value string) error {
+	if err := v.setting.Set(new(api.Config), value); err != nil {
+		return err
+	}
+	if v.setting.Kind != api.List && v.setting.Kind != api.Lines {
+		*v.values = nil // the last one counts
+	}
+	*v.values = append(*v.values, value)
+	return nil
+}
+
+// layers reads what the stored configuration, --config, the environment and the flags say, weakest first.
+func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
+	var layers []api.Layer
+	data, err := h.ReadFile(constants.ConfigFile)
+	switch {
+	case err == nil:
+		stored, err := api.Parse(api.FromStored, h.Path(constants.ConfigFile), data)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, stored)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	if a.configFile != "" {
+		data, err := a.readInput(a.configFile)
+		if err != nil {
+			return nil, errs.New(errs.Usage, "configuration file: %w", err).Hint("etcdadm config print > etcdadm.yaml")
+		}
+		file, err := api.Parse(api.FromFile, a.configFile, data)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, file)
+	}
+	env, err := api.Environment(a.environ)
+	if err != nil {
+		return nil, err
+	}
+	flags := api.Layer{Origin: api.FromFlag}
+	for _, s := range api.Settings {
+		if v := given[s.Key]; v != nil && *v != nil {
+			if err := flags.Put(s, *v...); err != nil {
+				return nil, errs.New(errs.Usage, "--%s: %w", s.Flag, err)
+			}
+		}
+	}
+	return append(layers, env, flags), nil
+}
+
+// readInput reads a file of the caller, or standard input for "-".
+func (a *app) readInput(path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(io.LimitReader(a.In, 2<<20))
+	}
+	return os.ReadFile(path)
+}
+
+// configuration merges the layers and fills the defaults. Only what the command has a flag for is judged: reset works
+// on a node whose name cannot be found any more.
+func (a *app) configuration(h *host.Host, command string, layers ...api.Layer) (api.Config, map[string]api.Origin, error) {
+	c, origins := api.Merge(layers...)
+	facts := api.Facts{}
+	facts.WorkDir, _ = os.Getwd()
+	facts.Hostname, _ = os.Hostname()
+	if c.BindAddress == "" {
+		if address, err := host.DefaultAddress(); err == nil {
+			facts.Address = address
+		}
+	}
+	api.Default(&c, facts)
+	var problems []api.Problem
+	judged := api.For(command)
+	for _, p := range c.Validate() {
+		key, _, _ := strings.Cut(strings.ReplaceAll(p.Field, "[", "."), ".")
+		switch {
+		case !slices.ContainsFunc(judged, func(s api.Setting) bool { return s.Key == key }) && origins[key] == api.FromDefault:
+		case p.Warning:
+			a.console.Warn(p.String())
+		default:
+			problems = append(problems, p)
+		}
+	}
+	return c, origins, api.Verdict(problems)
+}
+
+// node returns the node that a command works on.
+func (a *app) node(command string, given settings, opts ...host.Option) (*lifecycle.Node, error) {
+	h := host.New(a.root, append(slices.Clone(a.hostOptions), opts...)...)
+	layers, err := a.layers(h, given)
+	if err != nil {
+		return nil, err
+	}
+	config, _, err := a.configuration(h, command, layers...)
+	if err != nil {
+		return nil, err
+	}
+	return &lifecycle.Node{Config: config, Host: h, Log: a.console.Logger(), Now: time.Now}, nil
+}
+
+// readSums reads the file of --sha256sums.
+func (a *app) readSums(path string) (map[string]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	data, err := a.readInput(path)
+	if err != nil {
+		return nil, errs.New(errs.Usage, "--sha256sums: %w", err)
+	}
+	sums, err := binary.ParseSums(strings.NewReader(string(data)))
+	if err != nil {
+		return nil, errs.New(errs.Usage, "--sha256sums %s: %w", path, err).Hint("write lines of the form: <sha256 in hex>  <file name>")
+	}
+	return sums, nil
+}

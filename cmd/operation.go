@@ -1,0 +1,170 @@
+package cmd
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+	"etcdadm/pkg/lifecycle"
+	"etcdadm/pkg/report"
+)
+
+// plan makes the phases of an operation. It does not touch the node: help shows phases before there is one.
+type plan func(*lifecycle.Node) []converge.Phase
+
+// operation holds the flags of a command that changes a node.
+type operation struct {
+	*app
+	name             string
+	settings         settings
+	dryRun, detailed bool
+	skip, ignore     []string
+	risks            []string
+	sums             string
+
+	skippable bool // has --skip-phases
+}
+
+// risks that can be accepted by name, each by the commands that know it.
+var risks = map[string][]string{
+	lifecycle.RiskUnverifiedDownload: {"init", "join", "restore", "download"},
+}
+
+// newOperation gives a command the flags that every operation has.
+func newOperation(a *app, c *cobra.Command, name string) *operation {
+	o := &operation{app: a, name: name, settings: addSettings(c, name)}
+	f := c.Flags()
+	f.BoolVar(&o.dryRun, "dry-run", false, "tell what would change, and change nothing; needs no root")
+	f.BoolVar(&o.detailed, "detailed-exitcode", false, "with --dry-run: exit status 2 when something would change")
+	f.StringSliceVar(&o.ignore, "ignore-preflight-errors", nil, "preflight checks whose errors become warnings, by name, or all")
+	known := o.knownRisks()
+	if len(known) > 0 {
+		f.StringSliceVar(&o.risks, "accept-risk", nil, "go on in spite of a named risk: "+strings.Join(known, ", "))
+		f.StringVar(&o.sums, "sha256sums", "", "file of digests to trust instead of the compiled-in ones, in the format of SHA256SUMS")
+	}
+	return o
+}
+
+func (o *operation) knownRisks() []string {
+	var known []string
+	for risk, commands := range risks {
+		if slices.Contains(commands, o.name) {
+			known = append(known, risk)
+		}
+	}
+	slices.Sort(known)
+	return known
+}
+
+// withSkip adds --skip-phases, and the table of phases to the help.
+func (o *operation) withSkip(c *cobra.Command, p plan) *operation {
+	c.Flags().StringSliceVar(&o.skip, "skip-phases", nil, "phases to leave out, by name")
+	c.Long += "\n\nPhases:\n" + phaseTable(p)
+	return o
+}
+
+func phaseTable(p plan) string {
+	var b strings.Builder
+	for _, phase := range p(&lifecycle.Node{}) {
+		b.WriteString("  " + phase.Name + strings.Repeat(" ", max(1, 24-len(phase.Name))) + phase.Short + "\n")
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// run brings the node to the state of the plan, or of the named phases of it, and reports.
+func (o *operation) run(ctx context.Context, p plan, only ...string) error {
+	if o.detailed && !o.dryRun {
+		return errs.New(errs.Usage, "--detailed-exitcode goes with --dry-run").Hint("add --dry-run")
+	}
+	for _, r := range o.risks {
+		if !slices.Contains(o.knownRisks(), r) {
+			return errs.New(errs.Usage, "--accept-risk: %q is not a risk of %s", r, o.name).Hint("the risks are: %s", strings.Join(o.knownRisks(), ", "))
+		}
+	}
+	var opts []host.Option
+	if o.dryRun {
+		opts = append(opts, host.ReadOnly())
+	}
+	node, err := o.node(o.name, o.settings, opts...)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	if node.Sums, err = o.readSums(o.sums); err != nil {
+		return err
+	}
+	node.AcceptUnverified = slices.Contains(o.risks, lifecycle.RiskUnverifiedDownload)
+	phases := p(node)
+	if len(only) > 0 {
+		phases, err = converge.Only(phases, only...)
+	} else {
+		phases, err = converge.Without(phases, o.skip...)
+	}
+	if err != nil {
+		return errs.New(errs.Usage, "--skip-phases: %w", err)
+	}
+	if !o.dryRun {
+		release, err := node.Host.Lock(constants.LockFile)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+	}
+	result := converge.Run(ctx, phases, converge.Options{DryRun: o.dryRun, Ignore: o.ignore, Events: o.console.Event})
+	o.console.Close()
+	return o.finish(node, result)
+}
+
+// finish writes the result to stdout and turns it into an exit status.
+func (o *operation) finish(node *lifecycle.Node, r *converge.Result) error {
+	doc := report.New(o.name, r)
+	doc.Member = node.Member
+	if r.Err == nil && !r.DryRun {
+		doc.Next = append(doc.Next, node.Next...)
+	}
+	o.written = true
+	if err := report.Write(o.Out, o.format, doc, doc.Text); err != nil {
+		return err
+	}
+	switch {
+	case r.Err != nil:
+		return r.Err
+	case o.detailed && r.Changed:
+		return silent(2)
+	}
+	return nil
+}
+
+// writeFailure puts a failure that came before any result on stdout, where the caller asked for a document.
+func (a *app) writeFailure(called *cobra.Command, args []string, err error) {
+	format := a.output
+	for i, arg := range args { // flags that could not be read are not in a.output
+		for _, prefix := range []string{"-o", "--output"} {
+			if arg == prefix && i+1 < len(args) {
+				format = args[i+1]
+			} else if v, ok := strings.CutPrefix(arg, prefix+"="); ok {
+				format = v
+			}
+		}
+	}
+	f, ferr := report.ParseFormat(format)
+	if ferr != nil || f == report.Text {
+		return
+	}
+	name := ""
+	if called != nil {
+		name = strings.TrimPrefix(strings.TrimPrefix(called.CommandPath(), "etcdadm"), " ")
+	}
+	_ = report.Write(a.Out, f, report.New(name, &converge.Result{Err: err}), nil)
+}

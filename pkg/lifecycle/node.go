@@ -1,0 +1,256 @@
+// Package lifecycle says what each operation consists of: a plain list of phases, each a plain list of steps. It is the
+// only place where releases, certificates, the service, the cluster and snapshots meet.
+//
+// Read init.go first: it is the longest list, and the others are made of the same steps. Constructors of plans do not
+// touch the node, and steps hand nothing to each other: the next one observes.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"etcdadm/binary"
+	"etcdadm/certs"
+	"etcdadm/constants"
+	"etcdadm/pkg/api"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/host"
+	"etcdadm/pkg/report"
+	"etcdadm/pkg/snapshot"
+	"etcdadm/pkg/version"
+	"etcdadm/service"
+)
+
+// The names of phases that callers count on.
+const (
+	PhasePreflight    = "preflight"
+	PhaseConfig       = "config"
+	PhaseInstall      = "install"
+	PhaseCertificates = "certificates"
+	PhaseSnapshot     = "snapshot"
+	PhaseMembership   = "membership"
+	PhaseConfigure    = "configure"
+	PhaseStart        = "start"
+	PhaseEtcdctl      = "etcdctl"
+	PhaseHealth       = "health"
+	PhaseStop         = "stop"
+)
+
+// RiskUnverifiedDownload is the name of the risk of an archive that nobody vouches for.
+const RiskUnverifiedDownload = "unverified-download"
+
+// Node is what an operation works on: the desired state, and the ways to the machine and its cluster.
+type Node struct {
+	Config           api.Config
+	Host             *host.Host
+	Log              *slog.Logger
+	Now              func() time.Time
+	Sums             map[string]string // digests that the caller trusts, by file name; nil: the compiled-in ones
+	AcceptUnverified bool
+
+	// Member and Next are for the report: who this node is at the end, and what its operator may do next.
+	Member *report.Member
+	Next   []report.Next
+
+	clusters map[string]*etcd.Cluster
+}
+
+// Close ends the connections to the cluster.
+func (n *Node) Close() {
+	for _, c := range n.clusters {
+		c.Close()
+	}
+	n.clusters = nil
+}
+
+// version is valid: the configuration was validated.
+func (n *Node) version() version.Etcd {
+	v, _ := version.ParseEtcd(n.Config.Version)
+	return v
+}
+
+func (n *Node) address() netip.Addr {
+	a, _ := netip.ParseAddr(n.Config.BindAddress)
+	return a
+}
+
+func (n *Node) listeners() service.Listeners { return service.ListenersOf(n.address()) }
+
+func (n *Node) source() binary.Source {
+	return binary.Source{
+		Host: n.Host, Version: n.version(), Arch: runtime.GOARCH, ReleaseURL: n.Config.ReleaseURL, Trusted: n.Sums,
+		AcceptUnverified: n.AcceptUnverified, Connect: n.Config.DownloadConnectTimeout.Duration,
+	}
+}
+
+func (n *Node) installed() binary.Installed {
+	return binary.Installed{Source: n.source(), InstallDir: n.Config.InstallDir}
+}
+
+// backend is how etcd is kept running here.
+func (n *Node) backend() (service.Backend, error) {
+	switch n.Config.InitSystem {
+	case api.Process:
+		return service.NewProcess(n.Host, n.Config.InstallDir, n.Config.DataDir), nil
+	default:
+		return nil, errs.New(errs.Usage, "this etcdadm runs etcd by --init-system process only, not by %s", n.Config.InitSystem).
+			Hint("--init-system process")
+	}
+}
+
+func (n *Node) authority(from string) certs.Authority {
+	algorithm, _ := certs.ParseKeyAlgorithm(n.Config.KeyAlgorithm)
+	return certs.Authority{Host: n.Host, Dir: n.Config.CertsDir, Algorithm: algorithm, Now: n.Now, From: from}
+}
+
+// leaves are the pairs of this node. peers are the peer URLs of the other members that are known.
+func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
+	algorithm, _ := certs.ParseKeyAlgorithm(n.Config.KeyAlgorithm)
+	base := certs.Leaf{
+		Host: n.Host, Dir: n.Config.CertsDir, Algorithm: algorithm, Now: n.Now,
+		RenewBefore: constants.RenewBefore, KeepExisting: missingOnly,
+	}
+	own := []netip.Addr{n.address()}
+	server, err := certs.Server(base, n.Config.Name, own, n.Config.ServerCertExtraSANs)
+	if err != nil {
+		return nil, err
+	}
+	return []certs.Leaf{
+		server,
+		certs.Peer(base, n.Config.Name, own, n.sources(peers), constants.PeerMarker),
+		certs.EtcdctlClient(base, n.Config.Name),
+		certs.APIServerClient(base, n.Config.Name),
+	}, nil
+}
+
+// sources are the addresses from which this node connects to its peers. Between loopback addresses that is 127.0.0.1,
+// whatever address a member is bound to.
+func (n *Node) sources(peers []string) []netip.Addr {
+	var list []netip.Addr
+	for _, target := range append([]string{n.Config.PeerURL()}, peers...) {
+		if target = hostPort(target); target == "" {
+			continue
+		}
+		if at, err := netip.ParseAddrPort(target); err == nil {
+			if a, err := etcd.SourceAddress(at); err == nil && !slices.Contains(list, a) && a.IsLoopback() == n.address().IsLoopback() {
+				list = append(list, a)
+			}
+		}
+	}
+	if n.address().IsLoopback() && n.address().Is4() {
+		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	}
+	return list
+}
+
+// cluster returns the cluster behind the endpoints. The connections are kept for the steps that follow.
+func (n *Node) cluster(endpoints ...string) (*etcd.Cluster, error) {
+	key := strings.Join(endpoints, ",")
+	if c := n.clusters[key]; c != nil {
+		return c, nil
+	}
+	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.EtcdctlName)
+	if err != nil {
+		return nil, err
+	}
+	c := etcd.Open(etcd.Options{Host: n.Host, Endpoints: endpoints, TLS: t, Log: n.Log})
+	if n.clusters == nil {
+		n.clusters = map[string]*etcd.Cluster{}
+	}
+	n.clusters[key] = c
+	return c, nil
+}
+
+// data is what stands in the data directory.
+func (n *Node) data() (snapshot.State, error) {
+	return snapshot.InspectDir(n.Host, n.Config.DataDir)
+}
+
+// environment is the environment file as it stands on the node; nil when there is none.
+func (n *Node) environment() (map[string]string, error) {
+	data, err := n.Host.ReadFile(constants.EnvFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	kvs, err := service.ParseEnv(data)
+	if err != nil {
+		return nil, errs.New(errs.Precondition, "%s: %w", constants.EnvFile, err).Hint("mend or remove the file, then run this command again")
+	}
+	env := map[string]string{}
+	for _, kv := range kvs {
+		env[kv.Key] = kv.Value
+	}
+	return env, nil
+}
+
+// bootstrapping tells whether the member has yet to start for the first time: what it needs for that is still there.
+func (n *Node) bootstrapping() (bool, error) { return n.Host.Exists(constants.BootstrapFile) }
+
+// isMember tells whether the data directory holds a member that this node was set up for.
+func (n *Node) isMember() (bool, error) {
+	s, err := n.data()
+	if err != nil || s.Kind != snapshot.Whole {
+		return false, err
+	}
+	env, err := n.environment()
+	return env != nil, err
+}
+
+// ParseEndpoints reads a comma-separated list of client URLs.
+func ParseEndpoints(list string) ([]string, error) {
+	var endpoints []string
+	for e := range strings.SplitSeq(list, ",") {
+		if e = strings.TrimRight(strings.TrimSpace(e), "/"); e == "" {
+			continue
+		}
+		if !strings.HasPrefix(e, "https://") || hostPort(e) == "" {
+			return nil, errs.New(errs.Usage, "%q is not the client URL of a member", e).
+				Hint("give URLs such as https://10.0.0.7:%d, with commas between them", constants.ClientPort)
+		}
+		if !slices.Contains(endpoints, e) {
+			endpoints = append(endpoints, e)
+		}
+	}
+	if len(endpoints) == 0 {
+		return nil, errs.New(errs.Usage, "%q names no member", list).Hint("etcdadm join https://10.0.0.7:%d", constants.ClientPort)
+	}
+	return endpoints, nil
+}
+
+// once is a step without a limit of its own.
+func once(name, short string, want converge.Checker) converge.Step {
+	return converge.Step{Name: name, Short: short, Want: want}
+}
+
+// fixed is a phase whose steps are known from the start.
+func fixed(steps ...converge.Step) func(context.Context) ([]converge.Step, error) {
+	return func(context.Context) ([]converge.Step, error) { return steps, nil }
+}
+
+// gap is one difference.
+func gap(what, have, want string) converge.Diff {
+	return converge.Diff{{What: what, Have: have, Want: want}}
+}
+
+// etcdBinary is the logical path of the program that the link in the install directory leads to.
+func (n *Node) etcdBinary() string {
+	return path.Join(n.Config.InstallDir, constants.ReleasesDir, "v"+n.version().String(), "etcd")
+}
+
+// Supervise keeps etcd running on this node until it is told to stop: what --init-system process starts.
+func Supervise(ctx context.Context, n *Node) error {
+	return service.Supervise(ctx, n.Host, n.Config.InstallDir, n.Config.DataDir)
+}

@@ -1,0 +1,255 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/binary"
+	"etcdadm/certs"
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/file"
+	"etcdadm/pkg/snapshot"
+)
+
+// ResetOptions belong to one call of reset.
+type ResetOptions struct {
+	SkipRemoveMember bool // do not ask the cluster
+}
+
+// Reset is nothing of etcdadm on this node. The data goes only after the cluster has let go of the member; what starts
+// etcd goes before the data, so that nothing ever starts on half of it; the desired state goes last, so that a reset that
+// was killed knows what to do when it is run again.
+func Reset(n *Node, o ResetOptions) []converge.Phase {
+	return []converge.Phase{
+		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
+		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.leave(ctx, o) }},
+		{Name: PhaseStop, Short: "nothing of etcd runs, or can start", Steps: n.stopForGood},
+		{Name: "data", Short: "no data", Steps: fixed(once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}))},
+		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
+		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: []string{
+			constants.EtcdctlEnvFile, path.Dir(constants.LogFile), constants.RunDir,
+		}}))},
+		{Name: PhaseInstall, Short: "no programs, and no stored configuration", Steps: n.programsGone},
+	}
+}
+
+// leave is the cluster having let go of this member, or having ended with it.
+func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, error) {
+	found, err := n.selfFound(ctx)
+	if err != nil || !found.anything {
+		return nil, err
+	}
+	if found.last && !o.SkipRemoveMember {
+		return n.finalSnapshot(ctx, found)
+	}
+	made, err := certs.CAMadeHere(n.Host, n.Config.CertsDir)
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		converge.Warnf(ctx, "the CA was made on this node, and the cluster may go on with it: %s/ca.key stays; keep a copy of it", n.Host.Path(n.Config.CertsDir))
+	}
+	ca := once("leave/ca", "the CA stays", certs.CAKept(n.Host, n.Config.CertsDir))
+	if o.SkipRemoveMember {
+		converge.Warnf(ctx, "the cluster is not asked: if it still counts on this member, remove it there (etcdctl.sh member list)")
+		return []converge.Step{ca}, nil
+	}
+	if len(found.endpoints) == 0 {
+		return nil, errs.New(errs.Precondition, "no other member of the cluster is known, so nobody can say whether it still counts on this one").
+			Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
+	}
+	c, err := n.cluster(found.endpoints...)
+	if err != nil {
+		return nil, err
+	}
+	return []converge.Step{ca, {
+		Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout,
+		Want: etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()},
+		Hint: "if the cluster is gone for good: etcdadm reset --skip-remove-member",
+	}}, nil
+}
+
+// self is what a node knows of its own membership.
+type self struct {
+	anything  bool // there is something that a cluster may count on
+	running   bool
+	last      bool   // the only voter
+	id        uint64 // 0: not known
+	cluster   uint64
+	endpoints []string // where the cluster may be asked
+}
+
+// selfFound asks the member on this node, or its data when it does not run, or else where the node joined.
+func (n *Node) selfFound(ctx context.Context) (self, error) {
+	var s self
+	state, err := n.data()
+	if err != nil {
+		return s, err
+	}
+	// Settings without data are of a member that never started, or whose data is lost.
+	env, err := n.environment()
+	if err != nil {
+		return s, err
+	}
+	s.anything = state.Kind == snapshot.Whole || state.Kind == snapshot.Half || env != nil || len(n.Config.JoinEndpoints) > 0
+	if !s.anything {
+		return s, nil
+	}
+	own := n.Config.ClientURL()
+	if c, err := n.cluster(own); err == nil {
+		if status, err := c.Status(ctx, own); err == nil {
+			s.running, s.id, s.cluster = true, status.MemberID, status.ClusterID
+			s.endpoints = append(s.endpoints, own)
+			if m, err := c.MembersSerializable(ctx); err == nil {
+				s.last = m.LastVoter(s.id)
+				for _, member := range m.Members {
+					s.add(member.ClientURLs)
+				}
+			}
+		}
+	}
+	if !s.running && state.Kind == snapshot.Whole {
+		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used {
+			m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
+			if err != nil {
+				return s, err
+			}
+			s.id, s.cluster = m.MemberID, m.ClusterID
+			voters := 0
+			for _, member := range m.Members {
+				if !member.IsLearner {
+					voters++
+				}
+				s.add(member.ClientURLs)
+			}
+			me, ok := m.Self()
+			s.last = ok && voters == 1 && !me.IsLearner
+		}
+	}
+	s.add(n.Config.JoinEndpoints)
+	return s, nil
+}
+
+func (s *self) add(urls []string) {
+	for _, u := range urls {
+		if !slices.Contains(s.endpoints, u) {
+			s.endpoints = append(s.endpoints, u)
+		}
+	}
+}
+
+// finalSnapshot keeps the data of a cluster that ends here. Etcd runs for it; a reset that was killed after it had stopped
+// etcd starts it again.
+func (n *Node) finalSnapshot(ctx context.Context, found self) ([]converge.Step, error) {
+	converge.Notef(ctx, "this is the last voter: the cluster ends here, with a final snapshot in %s", n.Host.Path(constants.BackupDir))
+	var steps []converge.Step
+	if !found.running {
+		start, err := n.startPhase().Steps(ctx)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: constants.StartTimeout,
+			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
+				return etcd.Answering{Cluster: c, Endpoint: n.Config.ClientURL()}
+			}))})
+	}
+	return append(steps, once("leave/final-snapshot", "final snapshot", kept{n})), nil
+}
+
+// kept is a verified snapshot of the cluster, at the revision that it has now, in the directory of backups.
+type kept struct{ n *Node }
+
+// path names the snapshot after the cluster and its revision: one that was taken before a kill is found again.
+func (k kept) path(ctx context.Context) (*etcd.Cluster, string, error) {
+	c, err := k.n.cluster(k.n.Config.ClientURL())
+	if err != nil {
+		return nil, "", err
+	}
+	s, err := c.Status(ctx, k.n.Config.ClientURL())
+	if err != nil {
+		return nil, "", err
+	}
+	return c, path.Join(constants.BackupDir, fmt.Sprintf("final-%s-%d.db", hexID(s.ClusterID), s.Revision)), nil
+}
+
+func (k kept) Check(ctx context.Context) (converge.Diff, error) {
+	_, file, err := k.path(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := k.n.Host.Exists(file)
+	if err != nil || there {
+		return nil, err
+	}
+	return gap(file, "absent", "a final snapshot"), nil
+}
+
+func (k kept) Apply(ctx context.Context) error {
+	c, file, err := k.path(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.n.Host.MkdirAll(constants.BackupDir, 0o700); err != nil {
+		return err
+	}
+	info, err := saveFrom(ctx, k.n, c, k.n.Host.Path(file))
+	if err != nil {
+		return err
+	}
+	converge.Notef(ctx, "the final snapshot is %s: revision %d, %d keys", info.Path, info.Revision, info.Keys)
+	return nil
+}
+
+// SaveSnapshot saves a verified snapshot from the member on this node into a file of the caller.
+func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, error) {
+	c, err := n.cluster(n.Config.ClientURL())
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	return saveFrom(ctx, n, c, file)
+}
+
+func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snapshot.Info, error) {
+	if _, err := c.Status(ctx, n.Config.ClientURL()); err != nil {
+		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.ClientURL(), err).
+			Hint("look at this node: etcdadm status")
+	}
+	client, err := clientv3.New(c.ClientConfig(n.Config.ClientURL()))
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	defer client.Close()
+	return snapshot.Save(ctx, n.Host, client, file)
+}
+
+// stopForGood is etcd stopped, and nothing left that would start it.
+func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
+	backend, err := n.backend()
+	if err != nil {
+		return nil, err
+	}
+	return []converge.Step{
+		once("stop/disabled", "etcd does not start at boot", backend.Disabled()),
+		{Name: "stop/stopped", Short: "etcd is stopped", Want: backend.Stopped(), Within: constants.StopTimeout + 10*time.Second},
+		once("stop/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: []string{constants.EnvFile, constants.BootstrapFile}}),
+	}, nil
+}
+
+// programsGone removes the programs, and at the very end the stored configuration.
+func (n *Node) programsGone(context.Context) ([]converge.Step, error) {
+	return []converge.Step{
+		once("install/wrapper", "no etcdctl.sh", file.Absent{Host: n.Host, Paths: []string{path.Join(n.Config.InstallDir, "etcdctl.sh")}}),
+		once("install/release", "no programs of etcd", binary.Removed{Host: n.Host, InstallDir: n.Config.InstallDir}),
+		once("install/config", "no stored configuration", file.Absent{Host: n.Host, Paths: []string{path.Dir(constants.ConfigFile)}}),
+	}, nil
+}
+
+func hexID(id uint64) string { return fmt.Sprintf("%x", id) }
