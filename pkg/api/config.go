@@ -35,6 +35,7 @@ type Config struct {
 	DownloadConnectTimeout Duration          `json:"downloadConnectTimeout" yaml:"downloadConnectTimeout"`
 	KeyAlgorithm           string            `json:"keyAlgorithm" yaml:"keyAlgorithm"`                               // one of KeyAlgorithms
 	QuotaBackendBytes      int64             `json:"quotaBackendBytes,omitempty" yaml:"quotaBackendBytes,omitempty"` // 0: etcd's default at init, the cluster's at join
+	JoinEndpoints          []string          `json:"joinEndpoints,omitempty" yaml:"joinEndpoints,omitempty"`         // client URLs where join found the cluster; written by join
 	ExtraEnv               map[string]string `json:"extraEnv" yaml:"extraEnv"`                                       // more environment variables of etcd
 }
 
@@ -100,11 +101,10 @@ func Default(c *Config, f Facts) {
 	if c.DiskPriorities == nil { // an empty list is a choice
 		c.DiskPriorities = append([]string{}, DiskPriorities...)
 	}
-	if c.ServerCertExtraSANs == nil {
-		c.ServerCertExtraSANs = []string{}
-	}
-	if c.CipherSuites == nil {
-		c.CipherSuites = []string{}
+	for _, list := range []*[]string{&c.ServerCertExtraSANs, &c.CipherSuites, &c.JoinEndpoints} {
+		if *list == nil {
+			*list = []string{}
+		}
 	}
 	if c.ExtraEnv == nil {
 		c.ExtraEnv = map[string]string{}

@@ -20,17 +20,17 @@ func (c Config) Marshal() []byte {
 		case s.Kind == Integer && len(values) > 0:
 			fmt.Fprintf(&b, "%s: %s\n", s.Key, values[0])
 		case (s.Kind == Text || s.Kind == Time) && len(values) > 0:
-			fmt.Fprintf(&b, "%s: %s\n", s.Key, quote(values[0]))
+			fmt.Fprintf(&b, "%s: %s\n", s.Key, YAMLString(values[0]))
 		case s.Kind == List || s.Kind == Lines:
 			collection(&b, s.Key, "[]", len(values))
 			for _, v := range values {
-				fmt.Fprintf(&b, "  - %s\n", quote(v))
+				fmt.Fprintf(&b, "  - %s\n", YAMLString(v))
 			}
 		case s.Kind == NameList:
 			collection(&b, s.Key, "{}", len(values))
 			for _, kv := range values {
 				k, v, _ := strings.Cut(kv, "=")
-				fmt.Fprintf(&b, "  %s: %s\n", quote(k), quote(v))
+				fmt.Fprintf(&b, "  %s: %s\n", YAMLString(k), YAMLString(v))
 			}
 		}
 	}
@@ -44,8 +44,9 @@ func collection(b *bytes.Buffer, key, empty string, n int) {
 	b.WriteString(strings.TrimRight(key+": "+empty, " ") + "\n")
 }
 
-// quote returns s as it stands when it begins like a word or a path and holds nothing that YAML knows; else in double quotes.
-func quote(s string) string {
+// YAMLString returns s as a scalar of YAML that every reader takes for this text: as it stands when it begins like a word or
+// a path and holds nothing that YAML knows, else in double quotes.
+func YAMLString(s string) string {
 	for i, r := range s {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 		if letter || i == 0 && r == '/' || i > 0 && (r >= '0' && r <= '9' || strings.ContainsRune("/._-+@=", r)) {

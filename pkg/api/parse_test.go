@@ -90,7 +90,8 @@ func full() Config {
 		ServerCertExtraSANs: []string{"*.example.com", "::1"}, InitSystem: "process", ImageRepository: "reg:5000/etcd",
 		KubeletPodManifestPath: "/m", CipherSuites: []string{"- x", "# y"}, DiskPriorities: []string{"Nice=-10", `CPUAffinity=0, "1" \ % é`},
 		DownloadConnectTimeout: Duration{90 * time.Second}, KeyAlgorithm: "rsa-3072", QuotaBackendBytes: 8 << 30,
-		ExtraEnv: map[string]string{"A": "", "B": "x=y", "NO": "true", "TAB": "a\tb\u0085\u2028\U0001F600"},
+		JoinEndpoints: []string{"https://10.0.0.1:2379", "https://[fd00::1]:2379"},
+		ExtraEnv:      map[string]string{"A": "", "B": "x=y", "NO": "true", "TAB": "a\tb\u0085\u2028\U0001F600"},
 	}
 }
 

@@ -72,6 +72,8 @@ var Settings = []Setting{
 		func(c *Config) any { return &c.KeyAlgorithm }),
 	setting("quotaBackendBytes", "quota-backend-bytes", "init join", "size limit of the database in bytes", "etcd's, or that of the cluster that is joined",
 		func(c *Config) any { return &c.QuotaBackendBytes }),
+	setting("joinEndpoints", "", "", "client URLs at which the cluster was joined; written by join", "none",
+		func(c *Config) any { return &c.JoinEndpoints }),
 	setting("extraEnv", "", "", "more environment variables of etcd", "none",
 		func(c *Config) any { return &c.ExtraEnv }),
 }

@@ -74,6 +74,9 @@ func (c Config) Validate() []Problem {
 	}
 	v.oneOf("keyAlgorithm", c.KeyAlgorithm, KeyAlgorithms)
 	v.quota(c.QuotaBackendBytes)
+	for _, e := range c.JoinEndpoints {
+		v.endpoint(e)
+	}
 	v.extraEnv(c.ExtraEnv)
 	return v.problems
 }
@@ -241,6 +244,13 @@ func (v *judge) quota(n int64) {
 	}
 	if n > 8<<30 {
 		v.warn(field, fmt.Sprintf("%d is above 8 GiB, the most that etcd suggests", n), "")
+	}
+}
+
+func (v *judge) endpoint(s string) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
+		v.add("joinEndpoints", fmt.Sprintf("%q is not the client URL of a member", s), "for example: https://10.0.0.1:%d", constants.ClientPort)
 	}
 }
 
