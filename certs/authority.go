@@ -146,6 +146,9 @@ func (a Authority) judge(ctx context.Context, ca pair) error {
 	if err := judgeCA(ca, now); err != nil {
 		return err
 	}
+	if m := ca.key.mode.Perm(); m&0o007 != 0 {
+		converge.Warnf(ctx, "%s is open to every user (mode %04o): chmod 600 %s", ca.key.path, m, ca.key.real)
+	}
 	if end := ca.issuer().NotAfter; end.Sub(now) < constants.RenewBefore {
 		converge.Warnf(ctx, "the CA in %s ends at %s, and every certificate with it", ca.crt.path, date(end))
 	}

@@ -102,7 +102,8 @@ func madeHere(h *host.Host, dir string, ca pair) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return digest(ca) == strings.TrimSpace(string(record)), nil
+	d := digest(ca)
+	return d != "" && d == strings.TrimSpace(string(record)), nil
 }
 
 // digest is the SHA-256 of a pair's public key in hex; "" when there is none to read.

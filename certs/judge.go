@@ -100,7 +100,10 @@ func (l Leaf) chainProblem(p pair, roots []*x509.Certificate, now time.Time) str
 	for _, u := range usages {
 		o.KeyUsages = []x509.ExtKeyUsage{u}
 		_, err := p.chain[0].Verify(o)
-		if errors.As(err, new(x509.UnknownAuthorityError)) {
+		switch a := p.chain[0].SignatureAlgorithm; {
+		case err != nil && (a == x509.SHA1WithRSA || a == x509.ECDSAWithSHA1):
+			return fmt.Sprintf("signed with %s, which is broken", a)
+		case errors.As(err, new(x509.UnknownAuthorityError)):
 			return "not signed by ca.crt"
 		}
 		if err != nil {

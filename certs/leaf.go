@@ -74,15 +74,18 @@ func (l Leaf) Apply(context.Context) error {
 
 // issue makes a pair, and proves that it fits before anything is replaced by it.
 func (l Leaf) issue(ca pair) (pair, error) {
-	if !ca.usable() {
+	if ca.chain == nil || ca.signs == nil {
 		return pair{}, errs.New(errs.Precondition, "%s and ca.key are not there to issue %s with", ca.crt.path, l.Name).
 			Hint("%s", bring(l.Host, l.Dir, "", "ca.crt", "ca.key"))
+	}
+	issuer, now := ca.issuer(), clock(l.Now)
+	if err := judgeCA(ca, now); err != nil {
+		return pair{}, err
 	}
 	key, err := l.Algorithm.generate()
 	if err != nil {
 		return pair{}, err
 	}
-	issuer, now := ca.issuer(), clock(l.Now)
 	fresh, err := issue(l.Name, key, request{
 		commonName:   l.CommonName,
 		organization: l.Organization,
