@@ -128,9 +128,7 @@ func (v *judge) releaseURL(s string) {
 	}
 	const field, hint = "releaseURL", "for example: --release-url " + constants.ReleaseURL
 	u, err := url.Parse(s)
-	if i := strings.LastIndexByte(s, '@'); i >= 0 { // what stands before may be a password
-		s = "..." + s[i:]
-	}
+	s = withoutUser(s)
 	switch {
 	case err != nil || hasControl(s) || strings.ContainsRune(s, ' '):
 		v.add(field, fmt.Sprintf("%q is not a URL", s), hint)
@@ -149,6 +147,14 @@ func (v *judge) releaseURL(s string) {
 	case u.RawQuery != "":
 		v.warn(field, "its query is kept in "+constants.ConfigFile+", which everybody on the node can read", "")
 	}
+}
+
+// withoutUser leaves out of a URL, sound or not, what may be a password.
+func withoutUser(s string) string {
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		return "..." + s[i:]
+	}
+	return s
 }
 
 func (v *judge) bindAddress(s string) {
@@ -250,7 +256,7 @@ func (v *judge) quota(n int64) {
 func (v *judge) endpoint(s string) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
-		v.add("joinEndpoints", fmt.Sprintf("%q is not the client URL of a member", s), "for example: https://10.0.0.1:%d", constants.ClientPort)
+		v.add("joinEndpoints", fmt.Sprintf("%q is not the client URL of a member", withoutUser(s)), "for example: https://10.0.0.1:%d", constants.ClientPort)
 	}
 }
 

@@ -116,6 +116,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(c *Config) { c.DownloadConnectTimeout = Duration{-time.Second} }, `downloadConnectTimeout: -1s is not a positive duration`},
 		{func(c *Config) { c.QuotaBackendBytes = -1 }, `quotaBackendBytes: -1 is not a size`},
 		{func(c *Config) { c.JoinEndpoints = []string{"10.0.0.1:2379"} }, `joinEndpoints: "10.0.0.1:2379" is not the client URL of a member`},
+		{func(c *Config) { c.JoinEndpoints = []string{"https://me:s3cret@a:2379"} }, `joinEndpoints: "...@a:2379" is not`},
 		{func(c *Config) { c.JoinEndpoints = []string{"https://10.0.0.1:2379/x"} }, `joinEndpoints: "https://10.0.0.1:2379/x" is not`},
 		{func(c *Config) { c.ExtraEnv = map[string]string{"a b": "x"} }, `extraEnv: "a b" is not the name of an environment variable`},
 		{func(c *Config) { c.ExtraEnv = map[string]string{"ETCDADM_DIGEST": "x"} }, `extraEnv.ETCDADM_DIGEST: variables of this prefix are for etcdadm, not for etcd`},
