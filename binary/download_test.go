@@ -115,6 +115,15 @@ func TestDownloadFails(t *testing.T) {
 			t.Errorf("the password is in %q", err)
 		}
 	})
+	t.Run("redirected out of TLS", func(t *testing.T) {
+		srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, s.URL+r.URL.Path, http.StatusFound)
+		}))
+		defer srv.Close()
+		src := source(t, unlisted, srv.URL+"/ok")
+		src.HTTP = srv.Client()
+		mustFail(t, binary.Archive{Source: src}, errs.Failed, "redirected from https to http")
+	})
 	t.Run("no TLS that we trust", func(t *testing.T) {
 		srv := httptest.NewUnstartedServer(s)
 		srv.Config.ErrorLog = nil

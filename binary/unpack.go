@@ -20,8 +20,8 @@ var tools = []string{"etcdutl", "etcdctl", "etcd"}
 
 // Sizes that no release comes near to: its programs have some 25 MB each.
 const (
-	maxTool     = 512 << 20
-	maxUnpacked = 1 << 30
+	maxTool     = 256 << 20
+	maxUnpacked = 512 << 20
 )
 
 // inspect tells whether an archive holds a whole release.
@@ -48,15 +48,20 @@ func unpack(ctx context.Context, r io.Reader, create func(tool string) (io.Write
 	return err
 }
 
-func bad(err error) error { return errs.New(errs.Verification, "not a whole release archive: %w", err) }
+// bad makes a fault of the archive of an error, once.
+func bad(err error) error {
+	if errors.As(err, new(*errs.Error)) {
+		return err
+	}
+	return errs.New(errs.Verification, "not a whole release archive: %w", err)
+}
 
 func badf(format string, args ...any) error { return bad(fmt.Errorf(format, args...)) }
 
 // untar takes the tools out of the one top directory of a tar stream, and reads it to its end: a compressor's check
 // sum stands there.
 func untar(r io.Reader, create func(tool string) (io.WriteCloser, error)) error {
-	limited := &io.LimitedReader{R: r, N: maxUnpacked + 1}
-	in := source{limited}
+	in := &source{r, maxUnpacked}
 	t := tar.NewReader(in)
 	var top string
 	var found []string
@@ -64,9 +69,6 @@ func untar(r io.Reader, create func(tool string) (io.WriteCloser, error)) error 
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			break
-		}
-		if limited.N == 0 {
-			return badf("it unpacks to more than %s", mib(maxUnpacked))
 		}
 		if err != nil {
 			return bad(err)
@@ -83,7 +85,7 @@ func untar(r io.Reader, create func(tool string) (io.WriteCloser, error)) error 
 			return badf("%s stands there twice", h.Name)
 		}
 		found = append(found, tool)
-		if err := extract(source{t}, tool, create); err != nil {
+		if err := extract(&source{t, maxTool}, tool, create); err != nil {
 			return err
 		}
 	}
@@ -153,12 +155,19 @@ func drain(r io.Reader) error {
 	}
 }
 
-// source marks the faults of what is read, and so tells them from those of what is written.
-type source struct{ io.Reader }
+// source limits what is read, and marks its faults, which tells them from those of what is written.
+type source struct {
+	r    io.Reader
+	left int64
+}
 
-func (s source) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err != nil && err != io.EOF && !errors.As(err, new(*errs.Error)) { //nolint:errorlint // io.Reader promises io.EOF itself
+func (s *source) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, badf("it unpacks to more than %s", mib(maxUnpacked))
+	}
+	n, err := s.r.Read(p[:min(int64(len(p)), s.left)])
+	s.left -= int64(n)
+	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader promises io.EOF itself
 		err = bad(err)
 	}
 	return n, err
