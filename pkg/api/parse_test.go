@@ -145,3 +145,17 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Other readers of YAML, of either version, take every text for text.
+func TestYAMLString(t *testing.T) {
+	for in, want := range map[string]string{
+		"/var/lib/etcd": "/var/lib/etcd", "ecdsa-p256": "ecdsa-p256", "a@b": "a@b", "Nice=-10": "Nice=-10",
+		"no": `"no"`, "Off": `"Off"`, "TRUE": `"TRUE"`, "null": `"null"`, "": `""`, "~": `"~"`, "y": `"y"`,
+		"3.6.14": `"3.6.14"`, "1e3": `"1e3"`, "-x": `"-x"`, ".inf": `".inf"`, "a: b": `"a: b"`, "a b": `"a b"`, "@a": `"@a"`, "=": `"="`,
+		"a\"\\\n\x7f": `"a\"\\\x0a\x7f"`, "\u2028": `"\u2028"`, "é": `"é"`,
+	} {
+		if got := YAMLString(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
