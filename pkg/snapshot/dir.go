@@ -197,6 +197,7 @@ func setAsideName(h *host.Host, path string, now time.Time) (string, error) {
 // leftovers lists what interrupted runs left beside a data directory and in it.
 func leftovers(h *host.Host, dataDir string) ([]string, error) {
 	var found []string
+	dataDir = filepath.Clean(dataDir)
 	for dir, base := range map[string]string{filepath.Dir(dataDir): filepath.Base(dataDir), dataDir: memberDir} {
 		entries, err := h.ReadDir(dir)
 		if err != nil && !absent(err) {

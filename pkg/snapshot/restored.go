@@ -80,15 +80,16 @@ func (r Restored) Apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	target := r.DataDir
+	target := filepath.Clean(r.DataDir)
 	if contents {
-		target = filepath.Join(r.DataDir, memberDir)
+		target = filepath.Join(target, memberDir)
 		if err := r.Host.MkdirAll(r.DataDir, 0o700); err != nil { // a link may lead to nothing yet
 			return err
 		}
 	}
 	staging := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".restore-"+r.Info.SHA256[:12])
 	if err := r.stage(ctx, staging); err != nil {
+		_ = r.Host.RemoveAll(staging) // it may fill the disk; the next run would remove it too
 		return err
 	}
 	if err := r.setAside(ctx, target); err != nil {

@@ -310,6 +310,9 @@ func TestRestoredRefuses(t *testing.T) {
 			if d := cmp.Diff(before, tree(t, filepath.Join(root, dataDir))); d != "" {
 				t.Errorf("the data directory changed: %s", d)
 			}
+			if left, err := leftovers(r.Host, dataDir); err != nil || len(left) > 0 {
+				t.Errorf("left over: %v (%v)", left, err)
+			}
 		})
 	}
 }
