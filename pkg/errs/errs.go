@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Status is an exit status of etcdadm. The numbers are an API: scripts test for them.
@@ -33,7 +34,7 @@ type Error struct {
 	err    error
 }
 
-// New returns an error with an exit status. The format may wrap a cause with %w.
+// New returns an error with an exit status. The format may wrap causes with %w.
 func New(s Status, format string, args ...any) *Error {
 	return &Error{Status: s, err: fmt.Errorf(format, args...)}
 }
@@ -46,8 +47,8 @@ func (e *Error) Hint(format string, args ...any) *Error {
 
 func (e *Error) Error() string { return e.err.Error() }
 
-// Unwrap returns what the format of New wrapped, for errors.Is and errors.As.
-func (e *Error) Unwrap() error { return errors.Unwrap(e.err) }
+// Unwrap leads to what the format of New wrapped, for errors.Is and errors.As.
+func (e *Error) Unwrap() error { return e.err }
 
 // StatusOf returns the exit status of an error: the outermost one that was given, or the one of a context that ended.
 func StatusOf(err error) Status {
@@ -66,22 +67,27 @@ func StatusOf(err error) Status {
 	}
 }
 
-// HintsOf returns the hints of every error in the chain, outermost first, each once.
+// HintsOf returns the hints of every error that err wraps, outermost first, each once.
 func HintsOf(err error) []string {
 	var hints []string
-	seen := map[string]bool{}
-	for err != nil {
-		var e *Error
-		if !errors.As(err, &e) {
-			break
-		}
-		for _, h := range e.Hints {
-			if !seen[h] {
-				seen[h] = true
-				hints = append(hints, h)
+	var walk func(error)
+	walk = func(err error) {
+		if e, ok := err.(*Error); ok { //nolint:errorlint // every level is looked at
+			for _, h := range e.Hints {
+				if !slices.Contains(hints, h) {
+					hints = append(hints, h)
+				}
 			}
 		}
-		err = e.Unwrap()
+		switch u := err.(type) { //nolint:errorlint // likewise
+		case interface{ Unwrap() error }:
+			walk(u.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, e := range u.Unwrap() {
+				walk(e)
+			}
+		}
 	}
+	walk(err)
 	return hints
 }

@@ -102,17 +102,22 @@ func (h *Host) MkdirAll(path string, mode fs.FileMode) error {
 		}
 		return nil
 	}
-	if parent := filepath.Dir(filepath.Clean("/" + path)); parent != "/" {
-		if err := h.MkdirAll(parent, 0o755); err != nil {
+	if real != h.root {
+		// Of where it really lies: the directories above a link exist already, those above its target perhaps not.
+		if err := h.MkdirAll(filepath.Dir(h.Logical(real)), 0o755); err != nil {
 			return err
 		}
-	} else if err := os.MkdirAll(h.root, 0o755); err != nil {
-		return err
 	}
 	if err := h.Act("mkdir %s", path); err != nil {
 		return err
 	}
+	if real == h.root {
+		return os.MkdirAll(real, mode)
+	}
 	if err := os.Mkdir(real, mode); err != nil {
+		if info, serr := os.Stat(real); serr == nil && info.IsDir() { // somebody else was faster
+			return nil
+		}
 		return err
 	}
 	if err := os.Chmod(real, mode); err != nil {

@@ -128,9 +128,10 @@ func (h *Host) Exists(path string) (bool, error) {
 
 // FileSystem describes the file system that holds a path, or would hold it: the nearest existing directory above counts.
 type FileSystem struct {
-	Type int64  // magic number of statfs(2)
-	Free uint64 // bytes free for an ordinary user
-	Size uint64 // bytes in all
+	Type     int64  // magic number of statfs(2)
+	Free     uint64 // bytes free for an ordinary user
+	Size     uint64 // bytes in all
+	ReadOnly bool   // mounted so
 }
 
 // FileSystem returns the file system of a path.
@@ -144,36 +145,38 @@ func (h *Host) FileSystem(path string) (FileSystem, error) {
 		if err != nil {
 			return FileSystem{}, &fs.PathError{Op: "statfs", Path: p, Err: err}
 		}
+		// Blocks are counted in fragments; the block size is what transfers best, on FUSE and NFS a larger one.
+		unit := uint64(s.Frsize) //nolint:gosec,unconvert // positive; the type differs by architecture
+		if unit == 0 {
+			unit = uint64(s.Bsize) //nolint:gosec,unconvert // likewise
+		}
 		return FileSystem{
-			Type: int64(s.Type),              //nolint:unconvert // the type differs by architecture
-			Free: s.Bavail * uint64(s.Bsize), //nolint:gosec // a block size is positive
-			Size: s.Blocks * uint64(s.Bsize), //nolint:gosec // likewise
+			Type:     int64(s.Type), //nolint:unconvert // likewise
+			Free:     s.Bavail * unit,
+			Size:     s.Blocks * unit,
+			ReadOnly: s.Flags&unix.ST_RDONLY != 0,
 		}, nil
 	}
 }
 
-// MountPoint tells whether path is a directory on which another file system is mounted.
+// MountPoint tells whether path leads to a directory on which a file system is mounted. The kernel's table decides:
+// device numbers miss bind mounts of the same file system, and differ within one that has subvolumes.
 func (h *Host) MountPoint(path string) (bool, error) {
-	var here, above unix.Stat_t
-	p := h.RealPath(path)
-	if err := unix.Stat(p, &here); err != nil {
-		return false, &fs.PathError{Op: "stat", Path: p, Err: err}
+	real, err := filepath.EvalSymlinks(h.RealPath(path))
+	if err != nil {
+		return false, err
 	}
-	if err := unix.Stat(filepath.Dir(p), &above); err != nil {
-		return false, &fs.PathError{Op: "stat", Path: filepath.Dir(p), Err: err}
-	}
-	if here.Dev != above.Dev || here.Ino == above.Ino {
-		return true, nil
-	}
-	// A bind mount of the same file system shows in the kernel's table alone.
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return false, err
 	}
 	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 4 && f[4] == p {
+		if f := strings.Fields(line); len(f) > 4 && mountPath.Replace(f[4]) == real {
 			return true, nil
 		}
 	}
 	return false, nil
 }
+
+// mountPath undoes how proc_pid_mountinfo(5) writes what would break its lines.
+var mountPath = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -200,7 +200,7 @@ func (h *Host) Args(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
 }
 
-// Lock takes a lock file for this process, and fails at once (status 4) when another process holds it. The kernel
+// Lock takes a lock file for this process, and fails within a moment (status 4) when another process holds it. The kernel
 // frees it when we die; release frees it earlier. A lock is no act: it leaves nothing that counts.
 func (h *Host) Lock(path string) (release func(), err error) {
 	real := h.RealPath(path)
@@ -211,7 +211,12 @@ func (h *Host) Lock(path string) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 20; i++ {
+		time.Sleep(5 * time.Millisecond) // LockedBy of another process has it for an instant
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -226,7 +231,10 @@ func (h *Host) Lock(path string) (release func(), err error) {
 	// Best effort: the id only serves the message above.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return func() { _ = f.Close() }, nil
+	return func() {
+		_ = f.Truncate(0) // the next holder must not be taken for us
+		_ = f.Close()
+	}, nil
 }
 
 // LockedBy returns the id of the process that holds a lock file, or 0 when nobody does.
@@ -246,16 +254,18 @@ func (h *Host) LockedBy(path string) (int, error) {
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return 0, fmt.Errorf("lock %s: %w", path, err)
 	}
-	// The holder writes its id right after it has taken the lock.
+	// The holder writes its id right after it has taken the lock; until then the id of one that was killed may stand there.
 	for range 50 {
 		b := make([]byte, 32)
 		n, _ := f.ReadAt(b, 0)
 		if pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil {
-			return pid, nil
+			if p, err := h.Process(pid); err == nil && p.State != 'Z' {
+				return pid, nil
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return 0, fmt.Errorf("%s is locked, but does not name a process", path)
+	return 0, fmt.Errorf("%s is locked, but names no process of this machine", path)
 }
 
 // Self returns the path of this program, for what runs in a process of its own.

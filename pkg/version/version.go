@@ -44,7 +44,8 @@ func Get() Info {
 			}
 		}
 	}
-	if !semver.IsValid(i.Version) {
+	// semver takes v1 and v1.2 too, and its canonical form is whole.
+	if c := semver.Canonical(i.Version); c == "" || !strings.HasPrefix(i.Version, c) {
 		i.Version = "v0.0.0-unreleased"
 	}
 	return i
@@ -95,13 +96,7 @@ func (v Etcd) CompareMinor(w Etcd) int {
 	return Etcd{Major: v.Major, Minor: v.Minor}.Compare(Etcd{Major: w.Major, Minor: w.Minor})
 }
 
+var prerelease = regexp.MustCompile(`(?i)^[-+._](alpha|beta|rc|pre|dev)([^a-z]|$)`)
+
 // Prerelease tells alpha, beta and release candidates from rebuilds with a suffix of their own.
-func (v Etcd) Prerelease() bool {
-	s := strings.ToLower(strings.TrimLeft(v.Suffix, "-+._"))
-	for _, p := range []string{"alpha", "beta", "rc", "pre", "dev"} {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	return false
-}
+func (v Etcd) Prerelease() bool { return prerelease.MatchString(v.Suffix) }

@@ -1,0 +1,279 @@
+package host_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+)
+
+// lockAndWait takes the lock, says so, and waits to be killed, or for its standard input to end.
+func lockAndWait(args []string) error {
+	release, err := host.New(args[0]).Lock("/run/lock")
+	if err != nil {
+		return err
+	}
+	fmt.Println("locked")
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	release()
+	fmt.Println("released")
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	return nil
+}
+
+// holder starts a process that holds the lock.
+func holder(t *testing.T, root string) (c *exec.Cmd, let func(), say func() string) {
+	t.Helper()
+	c = child(t, "lock", root)
+	stdin, err := c.StdinPipe()
+	must(t, err)
+	stdout, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	out := bufio.NewReader(stdout)
+	say = func() string {
+		line, err := out.ReadString('\n')
+		must(t, err)
+		return strings.TrimSpace(line)
+	}
+	if got := say(); got != "locked" {
+		t.Fatalf("the child says %q", got)
+	}
+	return c, func() { _, _ = stdin.Write([]byte("\n")) }, say
+}
+
+func TestLockAcrossProcesses(t *testing.T) {
+	root := t.TempDir()
+	h := host.New(root)
+	expect := func(when string, want int) {
+		t.Helper()
+		if pid, err := h.LockedBy("/run/lock"); pid != want || err != nil {
+			t.Errorf("%s: locked by %d (%v), want %d", when, pid, err, want)
+		}
+	}
+	expect("before anything", 0)
+
+	first, _, _ := holder(t, root)
+	expect("while a process holds it", first.Process.Pid)
+	_, err := h.Lock("/run/lock")
+	if errs.StatusOf(err) != errs.Locked || !strings.Contains(err.Error(), "process "+strconv.Itoa(first.Process.Pid)) || len(errs.HintsOf(err)) == 0 {
+		t.Errorf("taking a held lock: %v", err)
+	}
+
+	must(t, first.Process.Kill())
+	_ = first.Wait()
+	expect("after the holder was killed", 0)
+
+	second, let, say := holder(t, root)
+	expect("held again", second.Process.Pid)
+	let()
+	if got := say(); got != "released" {
+		t.Fatalf("the child says %q", got)
+	}
+	expect("released by a living process", 0)
+
+	release, err := h.Lock("/run/lock")
+	must(t, err)
+	expect("held by ourselves", os.Getpid())
+	release()
+	expect("released by ourselves", 0)
+}
+
+// The id of a holder that was killed stays in the file; it must not be taken for the next one's.
+func TestLockedByOverlooksTheDead(t *testing.T) {
+	root := t.TempDir()
+	h := host.New(root)
+	dead := exec.Command("true")
+	must(t, dead.Run())
+	must(t, h.WriteFile("/run/lock", fmt.Appendln(nil, dead.Process.Pid), 0o644))
+	// A holder that has the lock, but has not written its id yet.
+	f, err := os.Open(h.RealPath("/run/lock"))
+	must(t, err)
+	defer f.Close()
+	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+	time.AfterFunc(30*time.Millisecond, func() {
+		_ = os.WriteFile(h.RealPath("/run/lock"), fmt.Appendln(nil, os.Getpid()), 0o644)
+	})
+	if pid, err := h.LockedBy("/run/lock"); pid != os.Getpid() || err != nil {
+		t.Errorf("locked by %d, %v", pid, err)
+	}
+}
+
+// Who only asks for the holder has the lock for an instant; nobody may fail for it.
+func TestLockedByIsNotInTheWay(t *testing.T) {
+	h := host.New(t.TempDir())
+	ctx, stop := context.WithCancel(context.Background())
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		for ctx.Err() == nil {
+			_, _ = h.LockedBy("/run/lock")
+		}
+	}()
+	for range 300 {
+		release, err := h.Lock("/run/lock")
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		release()
+	}
+	stop()
+	<-asked
+}
+
+// A process that we start must not keep the lock when we are gone.
+func TestChildrenDoNotInheritTheLock(t *testing.T) {
+	h := host.New(t.TempDir())
+	release, err := h.Lock("/run/lock")
+	must(t, err)
+	pid, err := h.Detach(host.Command{Path: "sleep", Args: []string{"60"}}, "/var/log/sleep.log")
+	must(t, err)
+	defer func() { must(t, h.Signal(pid, syscall.SIGKILL)) }()
+	// Between fork and exec the child has the descriptor; afterwards it runs under its own name.
+	awaitProcess(t, h, pid, "sleep")
+	release()
+	if by, err := h.LockedBy("/run/lock"); by != 0 || err != nil {
+		t.Errorf("locked by %d, %v", by, err)
+	}
+}
+
+func awaitProcess(t *testing.T, h *host.Host, pid int, name string) {
+	t.Helper()
+	for range 1000 {
+		if p, err := h.Process(pid); err == nil && p.Name == name {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("process %d does not become %s", pid, name)
+}
+
+func TestQueryTellsWhatTheProgramSaidLast(t *testing.T) {
+	h := host.New(t.TempDir(), host.ReadOnly())
+	out, err := h.Query(context.Background(), host.Command{Path: "sh", Args: []string{"-c", "cat; echo $GREETING"},
+		Stdin: strings.NewReader("in "), Env: []string{"GREETING=hello"}})
+	if string(out) != "in hello\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+	var said strings.Builder
+	_, err = h.Query(context.Background(), host.Command{Path: "sh", Args: []string{"-c", "seq 9 >&2; exit 3"}, Stderr: &said})
+	var ce *host.CommandError
+	var exit *exec.ExitError
+	if !errors.As(err, &ce) || ce.Stderr != "5; 6; 7; 8; 9" || ce.Name != "sh" || !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("%v", err)
+	}
+	if !strings.HasPrefix(said.String(), "1\n2\n") {
+		t.Errorf("the writer got %q", said.String())
+	}
+	_, err = h.Query(context.Background(), host.Command{Path: "etcdadm-no-such-program"})
+	if !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestCommandEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	heard := writerFunc(func([]byte) { cancel() }) // the command is there: it has written
+	_, err := host.New("/").Query(ctx, host.Command{Path: "sh", Args: []string{"-c", "echo here >&2; exec sleep 600"}, Stderr: heard})
+	if errs.StatusOf(err) != errs.Interrupted {
+		t.Errorf("%v", err)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
+
+func TestDetachedProcessIsOnItsOwn(t *testing.T) {
+	h := host.New(t.TempDir())
+	must(t, h.WriteFile("/log", []byte("before\n"), 0o640))
+	pid, err := h.Detach(host.Command{Path: "sh", Args: []string{"-c", "echo $WHO; echo err >&2; exec sleep 60"}, Env: []string{"WHO=me"}}, "/log")
+	must(t, err)
+	defer func() { must(t, h.Signal(pid, syscall.SIGKILL)) }()
+	awaitProcess(t, h, pid, "sleep")
+	if b, _ := h.ReadFile("/log"); string(b) != "before\nme\nerr\n" {
+		t.Errorf("its output is %q", b)
+	}
+	if sid, err := syscall.Getpgid(pid); sid != pid || err != nil {
+		t.Errorf("its group is %d, %v", sid, err)
+	}
+	if dir, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); dir != "/" {
+		t.Errorf("its directory is %s", dir)
+	}
+	if env, err := h.Environ(pid); env["WHO"] != "me" || err != nil {
+		t.Errorf("environment: %v", err)
+	}
+	if args, err := h.Args(pid); !slices.Equal(args, []string{"sleep", "60"}) || err != nil {
+		t.Errorf("arguments %q, %v", args, err)
+	}
+	all, err := h.Processes()
+	must(t, err)
+	at := slices.IndexFunc(all, func(p host.Process) bool { return p.PID == pid })
+	if at < 0 || all[at].PPID != os.Getpid() || all[at].Name != "sleep" {
+		t.Errorf("among the processes: %v", all)
+	}
+}
+
+func TestProcessThatIsGone(t *testing.T) {
+	h := host.New("/")
+	gone := exec.Command("true")
+	must(t, gone.Run())
+	if _, err := h.Process(gone.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if err := h.Signal(gone.Process.Pid, syscall.SIGTERM); err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// The name of a program may look like the rest of its line in /proc.
+func TestProcessWithAnOddName(t *testing.T) {
+	h := host.New(t.TempDir())
+	sleep, err := exec.LookPath("sleep")
+	must(t, err)
+	must(t, os.Symlink(sleep, h.Path("/a) R 1 (")))
+	c := exec.Command(h.Path("/a) R 1 ("), "60")
+	must(t, c.Start())
+	defer func() { _ = c.Process.Kill(); _ = c.Wait() }()
+	awaitProcess(t, h, c.Process.Pid, "a) R 1 (")
+	if p, _ := h.Process(c.Process.Pid); p.PPID != os.Getpid() {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestListenersNameTheirProcess(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "0.0.0.0:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil && strings.Contains(address, "::") {
+			continue // a machine without IPv6
+		}
+		must(t, err)
+		defer l.Close()
+		at := netip.MustParseAddrPort(l.Addr().String())
+		list, err := host.New("/").Listeners(int(at.Port()))
+		must(t, err)
+		found := slices.ContainsFunc(list, func(l host.Listener) bool {
+			return l.Address.Port() == at.Port() && l.PID == os.Getpid() && l.UID == os.Getuid() &&
+				(l.Address == at || l.Address.Addr().IsUnspecified())
+		})
+		if !found {
+			t.Errorf("%s is not in %+v", at, list)
+		}
+	}
+}
