@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// bare is an etcd that is started by hand, with what it needs for mTLS and nothing else.
+type bare struct {
+	program, dir, name, address string
+	pki                         *pki
+	cmd                         *exec.Cmd
+	ended                       chan struct{}
+}
+
+func (b *bench) bare(name, address string, p *pki) *bare {
+	n := &bare{
+		program: filepath.Join(b.mirror.Bin(b.version), "etcd"), dir: filepath.Join(b.dir, name),
+		name: name, address: address, pki: p,
+	}
+	b.bares = append(b.bares, n)
+	return n
+}
+
+func (n *bare) clientURL() string { return "https://" + n.address + ":2379" }
+func (n *bare) peerURL() string   { return "https://" + n.address + ":2380" }
+
+// member is the node's entry in an initial cluster.
+func (n *bare) member() string { return n.name + "=" + n.peerURL() }
+
+// start runs etcd and returns at once.
+func (n *bare) start(cluster, state string) error {
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		return err
+	}
+	log, err := os.Create(n.dir + ".log")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	n.cmd = exec.Command(n.program, "--name", n.name, "--data-dir", n.dir,
+		"--listen-client-urls", n.clientURL(), "--advertise-client-urls", n.clientURL(),
+		"--listen-peer-urls", n.peerURL(), "--initial-advertise-peer-urls", n.peerURL(),
+		"--initial-cluster", cluster, "--initial-cluster-state", state,
+		"--client-cert-auth", "--trusted-ca-file", n.pki.ca, "--cert-file", n.pki.cert, "--key-file", n.pki.key,
+		"--peer-client-cert-auth", "--peer-trusted-ca-file", n.pki.ca, "--peer-cert-file", n.pki.cert, "--peer-key-file", n.pki.key)
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	if err := n.cmd.Start(); err != nil {
+		return err
+	}
+	n.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		_ = cmd.Wait()
+		close(ended)
+	}(n.cmd, n.ended)
+	return nil
+}
+
+// begins starts a cluster of one, and reads through it.
+func (n *bare) begins(ctx context.Context) error {
+	if err := n.start(n.member(), "new"); err != nil {
+		return err
+	}
+	return errors.Join(firstRead(ctx, n.address, n.pki), n.alive())
+}
+
+// joins adds the node as a learner, starts it, promotes it, and reads through it.
+func (n *bare) joins(ctx context.Context, through *bare) error {
+	c, err := dial(ctx, through.address, n.pki)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	added, err := c.MemberAddAsLearner(ctx, []string{n.peerURL()})
+	if err != nil {
+		return err
+	}
+	if err := n.start(through.member()+","+n.member(), "existing"); err != nil {
+		return err
+	}
+	err = until(ctx, func(ctx context.Context) error {
+		_, err := c.MemberPromote(ctx, added.Member.ID)
+		if errors.Is(err, rpctypes.ErrMemberNotLearner) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, n.alive())
+	}
+	return errors.Join(firstRead(ctx, n.address, n.pki), n.alive())
+}
+
+// alive is an error when etcd has ended by itself.
+func (n *bare) alive() error {
+	select {
+	case <-n.ended:
+		log, _ := os.ReadFile(n.dir + ".log")
+		return fmt.Errorf("etcd %s ended: %s", n.name, log)
+	default:
+		return nil
+	}
+}
+
+// kill ends etcd and waits for its end.
+func (n *bare) kill() {
+	if n.cmd != nil {
+		_ = n.cmd.Process.Kill()
+		<-n.ended
+		n.cmd = nil
+	}
+}
+
+// wipe ends etcd and removes its data.
+func (n *bare) wipe() {
+	n.kill()
+	_ = os.RemoveAll(n.dir)
+}
+
+// dial connects a client; TCP is probed first, because gRPC tries again only after a second.
+func dial(ctx context.Context, address string, p *pki) (*clientv3.Client, error) {
+	tls, err := p.client()
+	if err != nil {
+		return nil, err
+	}
+	endpoint := net.JoinHostPort(address, "2379")
+	err = until(ctx, func(context.Context) error {
+		conn, err := net.DialTimeout("tcp", endpoint, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return clientv3.New(clientv3.Config{Endpoints: []string{"https://" + endpoint}, TLS: tls, Context: ctx, Logger: zap.NewNop()})
+}
+
+// firstRead returns after the first linearizable read that succeeds.
+func firstRead(ctx context.Context, address string, p *pki) error {
+	c, err := dial(ctx, address, p)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return until(ctx, func(ctx context.Context) error {
+		_, err := c.Get(ctx, "bench")
+		return err
+	})
+}
+
+// until tries every 2 ms, for at most half a minute, and returns the last error.
+func until(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}

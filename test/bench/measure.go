@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"etcdadm/test/release"
+)
+
+type bench struct {
+	options
+	mirror release.Mirror
+	dir    string
+	nodes  []*node
+	bares  []*bare
+}
+
+// end kills what still runs and removes what was measured.
+func (b *bench) end() error {
+	for _, n := range b.nodes {
+		n.kill()
+	}
+	for _, n := range b.bares {
+		n.kill()
+	}
+	return os.RemoveAll(b.dir)
+}
+
+// turns runs both sides n times, in turns, and changes who begins.
+func turns(ctx context.Context, n int, sides ...func() error) error {
+	for i := range n {
+		for j := range sides {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := sides[(i+j)%len(sides)](); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// init: from exec to the first linearizable read over mTLS. etcdadm makes its certificates within that time, the bare
+// etcd has them already.
+func (b *bench) init(ctx context.Context) ([]row, error) {
+	n := b.node("init", "127.81.0.1")
+	if err := n.install(ctx); err != nil {
+		return nil, err
+	}
+	p, err := newPKI(filepath.Join(b.dir, "bare-init-pki"), "127.81.1.1")
+	if err != nil {
+		return nil, err
+	}
+	one := b.bare("bare-init", "127.81.1.1", p)
+	var ours, bare, own []time.Duration
+	err = turns(ctx, b.runs,
+		func() error {
+			defer n.wipe()
+			r, err := n.run(ctx, n.initArgs()...)
+			ours, own = append(ours, r.wall), append(own, r.own())
+			return err
+		},
+		func() error {
+			defer one.wipe()
+			began := time.Now()
+			err := one.begins(ctx)
+			bare = append(bare, time.Since(began))
+			return err
+		})
+	return []row{against("init", ours, bare, 1.15), within("init, without waiting for etcd", own, 250*time.Millisecond)}, err
+}
+
+// join: from exec to the first linearizable read through the new voter, which began as a learner. Each run has a new
+// cluster of one: a member that has just joined cannot leave for the next five seconds.
+func (b *bench) join(ctx context.Context) ([]row, error) {
+	first, second := b.node("join-1", "127.81.0.1"), b.node("join-2", "127.81.0.2")
+	for _, n := range []*node{first, second} {
+		if err := n.install(ctx); err != nil {
+			return nil, err
+		}
+	}
+	p, err := newPKI(filepath.Join(b.dir, "bare-join-pki"), "127.81.1.1", "127.81.1.2")
+	if err != nil {
+		return nil, err
+	}
+	one, two := b.bare("bare-join-1", "127.81.1.1", p), b.bare("bare-join-2", "127.81.1.2", p)
+	var ours, bare, own []time.Duration
+	err = turns(ctx, b.runs,
+		func() error {
+			defer first.wipe()
+			defer second.wipe()
+			if _, err := first.run(ctx, first.initArgs()...); err != nil {
+				return err
+			}
+			if err := first.giveCA(second); err != nil {
+				return err
+			}
+			r, err := second.run(ctx, second.joinArgs(first)...)
+			ours, own = append(ours, r.wall), append(own, r.own())
+			return err
+		},
+		func() error {
+			defer one.wipe()
+			defer two.wipe()
+			if err := one.begins(ctx); err != nil {
+				return err
+			}
+			began := time.Now()
+			err := two.joins(ctx, one)
+			bare = append(bare, time.Since(began))
+			return err
+		})
+	return []row{against("join", ours, bare, 1.15), within("join, without waiting for etcd", own, 250*time.Millisecond)}, err
+}
+
+// noop: init on a node that is as it should be.
+func (b *bench) noop(ctx context.Context) ([]row, error) {
+	n := b.node("no-op", "127.81.0.1")
+	defer n.wipe()
+	if _, err := n.run(ctx, n.initArgs()...); err != nil {
+		return nil, err
+	}
+	var times []time.Duration
+	err := turns(ctx, b.runs, func() error {
+		r, err := n.run(ctx, n.initArgs()...)
+		if err == nil && r.Changed {
+			err = errors.New("the second init changed something")
+		}
+		times = append(times, r.wall)
+		return err
+	})
+	return []row{within("no-op init", times, 150*time.Millisecond)}, err
+}
+
+// install: from the archive in the cache to the programs in place.
+func (b *bench) install(ctx context.Context) ([]row, error) {
+	n := b.node("install", "127.81.0.1")
+	if err := n.install(ctx); err != nil {
+		return nil, err
+	}
+	target := filepath.Join(b.dir, "tar")
+	var ours, bare []time.Duration
+	err := turns(ctx, b.runs,
+		func() error {
+			if err := os.RemoveAll(n.path("opt")); err != nil {
+				return err
+			}
+			unix.Sync() // nobody pays for the pages that another one left
+			began := time.Now()
+			err := n.install(ctx)
+			ours = append(ours, time.Since(began))
+			return err
+		},
+		func() error {
+			if err := errors.Join(os.RemoveAll(target), os.Mkdir(target, 0o755)); err != nil {
+				return err
+			}
+			unix.Sync()
+			began := time.Now()
+			out, err := exec.CommandContext(ctx, "tar", "xzf", b.mirror.Archive(b.version), "-C", target).CombinedOutput()
+			bare = append(bare, time.Since(began))
+			if err != nil {
+				return fmt.Errorf("tar: %w: %s", err, out)
+			}
+			return nil
+		})
+	return []row{against("install from the cache, against tar xzf", ours, bare, 1.2)}, err
+}
+
+func (b *bench) binary(context.Context) ([]row, error) {
+	info, err := os.Stat(b.etcdadm)
+	if err != nil {
+		return nil, err
+	}
+	size := float64(info.Size()) / 1e6
+	return []row{{what: "binary size", value: fmt.Sprintf("%.1f MB", size), target: "<= 26 MB", missed: size > 26}}, nil
+}
+
+func (b *bench) help(ctx context.Context) ([]row, error) {
+	var times []time.Duration
+	err := turns(ctx, max(b.runs, 50), func() error {
+		began := time.Now()
+		err := exec.CommandContext(ctx, b.etcdadm, "--help").Run()
+		times = append(times, time.Since(began))
+		return err
+	})
+	return []row{within("--help", times, 30*time.Millisecond)}, err
+}
+
+// memory: the peak of init, with the download from the mirror. The kernel's ru_maxrss of a child counts its parent's
+// memory too; the high-water mark of the process itself is read while it lives.
+func (b *bench) memory(ctx context.Context) ([]row, error) {
+	n := b.node("memory", "127.81.0.1")
+	defer n.wipe()
+	cmd := exec.CommandContext(ctx, b.etcdadm, n.args(n.initArgs()...)...)
+	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	peak := 0
+	for {
+		select {
+		case err := <-ended:
+			return []row{{what: "peak RSS of init", value: fmt.Sprintf("%.1f MB", float64(peak)*1024/1e6)}}, err
+		case <-time.After(time.Millisecond):
+			peak = max(peak, highWater(cmd.Process.Pid))
+		}
+	}
+}
+
+// highWater returns the greatest resident size of a process so far, in KiB; 0 when it has ended.
+func highWater(pid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(status) {
+		var kib int
+		if _, err := fmt.Sscanf(string(line), "VmHWM: %d kB", &kib); err == nil {
+			return kib
+		}
+	}
+	return 0
+}
+
+func median(d []time.Duration) time.Duration { return quantile(d, 0.5) }
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(d))
+	at := q * float64(len(s)-1)
+	low := int(at)
+	high := min(low+1, len(s)-1)
+	return s[low] + time.Duration((at-float64(low))*float64(s[high]-s[low]))
+}
+
+// spread shows a median and its quartiles, in milliseconds.
+func spread(d []time.Duration) string {
+	ms := func(q float64) string {
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(quantile(d, q))/1e6), ".0")
+	}
+	return fmt.Sprintf("%s ms (%s .. %s)", ms(0.5), ms(0.25), ms(0.75))
+}
