@@ -212,7 +212,7 @@ func (h *Host) Lock(path string) (release func(), err error) {
 		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 20; i++ {
+	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 40; i++ {
 		time.Sleep(5 * time.Millisecond) // LockedBy of another process has it for an instant
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
