@@ -235,6 +235,7 @@ func sign(db []byte) []byte {
 func FuzzTrailer(f *testing.F) {
 	f.Add([]byte{}, false)
 	f.Add(make([]byte, 32), false)
+	f.Add(make([]byte, 511), true)
 	f.Add(make([]byte, 512), true)
 	f.Add(make([]byte, 544), false)
 	f.Add(make([]byte, 1024), true)
