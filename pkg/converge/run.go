@@ -218,6 +218,9 @@ func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
 		return e
 	}
 	e := errs.New(errs.StatusOf(err), "%s: %w", s.Short, err)
+	if !resource(s.Want) && errors.As(err, new(*errs.Error)) { // a verdict names its object itself
+		e = errs.New(e.Status, "%w", err)
+	}
 	if s.Hint != "" && len(errs.HintsOf(err)) == 0 {
 		e = e.Hint("%s", s.Hint)
 	}
