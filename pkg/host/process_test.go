@@ -92,6 +92,9 @@ func TestLockAcrossProcesses(t *testing.T) {
 	expect("held by ourselves", os.Getpid())
 	release()
 	expect("released by ourselves", 0)
+	if b, err := h.ReadFile("/run/lock"); len(b) != 0 || err != nil {
+		t.Errorf("a released lock still names %q: %v", b, err)
+	}
 }
 
 // The id of a holder that was killed stays in the file; it must not be taken for the next one's.
