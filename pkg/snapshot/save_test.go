@@ -142,7 +142,11 @@ func TestSaveLeavesNothingOfAFailure(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			_, err := save(t.Context(), host.New(t.TempDir()), member{size: c.size, send: c.send}.client(t), filepath.Join(dir, "out.db"), 200*time.Millisecond)
+			stall := time.Minute
+			if c.status == errs.Timeout {
+				stall = 100 * time.Millisecond
+			}
+			_, err := save(t.Context(), host.New(t.TempDir()), member{size: c.size, send: c.send}.client(t), filepath.Join(dir, "out.db"), stall)
 			wantStatus(t, err, c.status)
 			if !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), ".etcdadm-new") {
 				t.Errorf("the error is %q, want one with %q", err, c.says)
@@ -161,11 +165,12 @@ func TestSaveWaitsForASlowMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const stall = 300 * time.Millisecond
+	t.Parallel()
+	const stall, pieces = time.Second, 12
 	slow := func(s pb.Maintenance_SnapshotServer) error {
-		for i := range 5 { // longer in all than one stall
-			time.Sleep(stall / 3)
-			if err := s.Send(&pb.SnapshotResponse{Blob: b[i*len(b)/5 : (i+1)*len(b)/5]}); err != nil {
+		for i := range pieces { // longer in all than one stall
+			time.Sleep(stall / 10)
+			if err := s.Send(&pb.SnapshotResponse{Blob: b[i*len(b)/pieces : (i+1)*len(b)/pieces]}); err != nil {
 				return err
 			}
 		}
