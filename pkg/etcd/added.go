@@ -91,6 +91,9 @@ func (r Added) turn(err error, m Membership) error {
 		return waiting{"another member joins: " + holders(m), soon}
 	case errors.Is(err, rpctypes.ErrUnhealthy):
 		return waiting{"the cluster takes a new member when its leader has been connected to a majority for 5s", later}
+	case errors.Is(err, rpctypes.ErrMemberNotFound):
+		// An id is made of the peer URL and the time in seconds, and never given out again when its member was removed.
+		return waiting{"a member with the same peer URL left the cluster less than a second after it had come", later}
 	case errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
 		return waiting{"the cluster takes a new member when those before it have started", soon}
 	}

@@ -114,6 +114,13 @@ func (c *Cluster) ClientConfig(endpoint string) clientv3.Config {
 				Backoff:           backoff.Config{BaseDelay: constants.PollInterval, Multiplier: 1.2, Jitter: 0.2, MaxDelay: 100 * time.Millisecond},
 				MinConnectTimeout: c.o.DialTimeout,
 			}),
+			// The client's calls wait for a connection as long as their context allows, and then do not know why there was none.
+			grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+			}),
+			grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				return stream(ctx, desc, cc, method, append(opts, grpc.WaitForReady(false))...)
+			}),
 		},
 	}
 }
@@ -126,6 +133,10 @@ func (c *Cluster) client(ctx context.Context, endpoint string) (*clientv3.Client
 	}
 	c.mu.Lock()
 	cl := c.clients[endpoint]
+	if cl != nil && cl.ActiveConnection().GetState() == connectivity.TransientFailure {
+		_ = cl.Close() // it would go on to tell about its last failure, though it has begun to connect anew
+		cl = nil
+	}
 	if cl == nil {
 		if cl, err = clientv3.New(c.ClientConfig(endpoint)); err != nil { // only builds it
 			c.mu.Unlock()
@@ -134,11 +145,10 @@ func (c *Cluster) client(ctx context.Context, endpoint string) (*clientv3.Client
 		c.clients[endpoint] = cl
 	}
 	c.mu.Unlock()
-	if conn := cl.ActiveConnection(); conn.GetState() != connectivity.Ready {
+	if cl.ActiveConnection().GetState() != connectivity.Ready {
 		if err := dialTCP(ctx, u, c.o.DialTimeout); err != nil {
 			return nil, err
 		}
-		conn.ResetConnectBackoff()
 	}
 	return cl, nil
 }

@@ -44,11 +44,10 @@ func (c *Cluster) rpcProblem(ctx context.Context, endpoint string, err error) er
 	case s.Code() != codes.Unavailable:
 		return errors.New(strings.TrimPrefix(s.Message(), "etcdserver: "))
 	}
-	if text := s.Message(); strings.Contains(text, "handshake") || strings.Contains(text, "tls:") || strings.Contains(text, "preface") {
-		if u, perr := url.Parse(endpoint); perr == nil {
-			if terr := handshake(ctx, u, c.o.TLS, c.o.DialTimeout); terr != nil {
-				return terr
-			}
+	// The connection failed, or ended. A server that refuses our certificate just ends it, as far as gRPC tells.
+	if u, perr := url.Parse(endpoint); perr == nil {
+		if herr := handshake(ctx, u, c.o.TLS, c.o.DialTimeout); herr != nil {
+			return herr
 		}
 	}
 	// gRPC wraps what happened in layers of its own words; the innermost says it.

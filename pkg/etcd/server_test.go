@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"math/big"
 	"net"
@@ -27,6 +28,15 @@ import (
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/host"
 )
+
+// TestMain lets all tests run at the same time: they wait for etcd more than they work.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // node is a real etcd in this process, at an address of its own.
 type node struct {
@@ -251,7 +261,8 @@ func (a *authority) client() *tls.Config {
 // secure gives an etcd certificates for its address. With a marker, its peer port asks for that name.
 func (a *authority) secure(marker ...string) func(*node) {
 	return func(n *node) {
-		names := func(t *x509.Certificate) { t.IPAddresses = []net.IP{net.ParseIP(n.ip)} }
+		// Within 127.0.0.0/8 connections come from 127.0.0.1, and members compare that with the certificate.
+		names := func(t *x509.Certificate) { t.IPAddresses = []net.IP{net.ParseIP(n.ip), net.ParseIP("127.0.0.1")} }
 		n.config.ClientTLSInfo = a.info(n.name+"-server", a.leaf("server", names))
 		n.config.PeerTLSInfo = a.info(n.name+"-peer", a.leaf("peer", names, func(t *x509.Certificate) { t.DNSNames = marker }))
 		n.config.PeerTLSInfo.AllowedHostnames = marker

@@ -1,0 +1,293 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/errs"
+)
+
+// raise makes a member raise an alarm.
+func raise(t *testing.T, n *node, kind string) {
+	t.Helper()
+	c := open(t, Options{}, n.client)
+	cl, err := c.client(t.Context(), n.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = etcdserverpb.NewMaintenanceClient(cl.ActiveConnection()).Alarm(t.Context(), &etcdserverpb.AlarmRequest{
+		Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: n.id(), Alarm: etcdserverpb.AlarmType(etcdserverpb.AlarmType_value[kind]),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mute listens and never says anything, like a host behind a firewall that swallows packets.
+func mute(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return "http://" + l.Addr().String()
+}
+
+func refused() string { return "http://" + address() + ":2379" }
+
+// TestCloseEndsEverything runs alone: it counts goroutines.
+func TestCloseEndsEverything(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	c := Open(Options{Endpoints: []string{mute(t), mute(t), refused()}, RequestTimeout: 100 * time.Millisecond, DialTimeout: 100 * time.Millisecond})
+	_, err := c.Members(t.Context())
+	if errs.StatusOf(err) != errs.Timeout {
+		t.Errorf("nobody answers: %v", err)
+	}
+	for _, ep := range c.Endpoints() {
+		if !strings.Contains(err.Error(), ep+": ") {
+			t.Errorf("%v does not name %s", err, ep)
+		}
+	}
+	c.Close()
+}
+
+func TestDeadEndpointsCostNothing(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{RequestTimeout: time.Hour}, mute(t), refused(), a.client) // an hour: waiting for the mute one would show
+	m, err := c.Members(t.Context())
+	if err != nil || len(m.Members) != 1 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	given := c.Endpoints()
+	got := c.Unreachable()
+	if len(got) != 2 || got[0].Endpoint != given[0] || got[1] != (EndpointProblem{given[1], "connection refused"}) {
+		t.Errorf("given up: %q", got)
+	}
+}
+
+func TestLearnersAreNotAsked(t *testing.T) {
+	t.Parallel()
+	a, l := newNode(t, "a"), newNode(t, "l")
+	start(t, a)
+	holds(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: l.peer})
+	join(t, l, a)
+	only := open(t, Options{}, l.client)
+	holds(t, Answering{only, l.client})
+	if _, err := only.Members(t.Context()); errs.StatusOf(err) != errs.Precondition || !strings.Contains(err.Error(), "it is a learner") {
+		t.Errorf("only a learner is known: %v", err)
+	}
+	both := open(t, Options{}, l.client, a.client)
+	got, err := both.list(t.Context(), true, anybody)
+	if err != nil || got.member != a.id() {
+		t.Errorf("answered by %s, %v", hexID(got.member), err)
+	}
+	if s, err := both.Status(t.Context(), l.client); err != nil || !s.Learner {
+		t.Errorf("a learner has a status: %+v, %v", s, err)
+	}
+}
+
+func TestEndpointsOfTwoClusters(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a)
+	start(t, b)
+	_, err := open(t, Options{}, a.client, b.client).Members(t.Context())
+	if errs.StatusOf(err) != errs.Precondition || !strings.Contains(err.Error(), "different clusters") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestBadEndpoint(t *testing.T) {
+	t.Parallel()
+	for _, ep := range []string{"", "10.0.0.1:2379", "ftp://10.0.0.1", "https://", "http://%zz"} {
+		if _, err := open(t, Options{}, ep).Members(t.Context()); err == nil || !strings.Contains(err.Error(), "is not a URL") {
+			t.Errorf("%q: %v", ep, err)
+		}
+	}
+	if _, err := open(t, Options{}).Members(t.Context()); errs.StatusOf(err) != errs.Usage {
+		t.Errorf("no endpoint: %v", err)
+	}
+}
+
+func TestCertificateProblemsAreNamed(t *testing.T) {
+	t.Parallel()
+	ours, theirs := newAuthority(t, "our CA"), newAuthority(t, "their CA")
+	at := func(ip string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP(ip)} }
+	}
+	local := at("127.0.0.1")
+	for _, row := range []struct {
+		name   string
+		pair   tls.Certificate
+		client *tls.Config
+		want   string
+	}{
+		{"another name", ours.leaf("server", at("10.1.2.3")), ours.client(), "its certificate (CN=server) is for 10.1.2.3, not for 127.0.0.1"},
+		{"expired", ours.leaf("server", local, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), ours.client(), "(CN=server) expired at 20"},
+		{"not yet", ours.leaf("server", local, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), ours.client(), "is not valid before 20"},
+		{"unknown authority", theirs.leaf("server", local), ours.client(), `was issued by "their CA", which is not our CA`},
+		{"our certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool, Certificates: theirs.client().Certificates}, "it refuses our client certificate"},
+		{"no certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool}, "it refuses our client certificate (certificate required)"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			endpoint := serve(t, &tls.Config{Certificates: []tls.Certificate{row.pair}, ClientCAs: ours.pool, ClientAuth: tls.RequireAndVerifyClientCert}, grpc.NewServer())
+			c := open(t, Options{TLS: row.client}, endpoint)
+			_, err := c.Members(t.Context())
+			if errs.StatusOf(err) != errs.Verification || !strings.Contains(err.Error(), row.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("status %d: %v\nwant status 6 and %q", errs.StatusOf(err), err, row.want)
+			}
+			info, err := PeerAnswer(t.Context(), endpoint, row.client)
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("peer: %v", err)
+			}
+			if info.Certificate == nil || info.Certificate.Subject.CommonName != "server" {
+				t.Errorf("peer: the certificate is not shown: %v", info.Certificate)
+			}
+			if refuses := strings.Contains(row.want, "refuses"); refuses != errors.Is(err, ErrCertificateRefused) {
+				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+	endpoint := serve(t, &tls.Config{Certificates: []tls.Certificate{ours.leaf("server", local)}}, grpc.NewServer())
+	plain := strings.Replace(endpoint, "https", "http", 1)
+	if _, err := open(t, Options{}, plain).Members(t.Context()); err == nil || !strings.Contains(err.Error(), "must begin with https://") {
+		t.Errorf("http to TLS: %v", err)
+	}
+	secure := strings.Replace(refusedTLS(t), "http", "https", 1)
+	if _, err := open(t, Options{TLS: ours.client()}, secure).Members(t.Context()); err == nil || !strings.Contains(err.Error(), "does not speak TLS") {
+		t.Errorf("TLS to http: %v", err)
+	}
+}
+
+// refusedTLS is the URL of a server that speaks plain HTTP only.
+func refusedTLS(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// serve runs an HTTP/2 server at 127.0.0.1.
+func serve(t *testing.T, cfg *tls.Config, h http.Handler) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2, s.TLS = true, cfg
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// old is an etcd 3.5 as far as its quota goes: the status does not have it, the metrics do.
+type old struct {
+	etcdserverpb.UnimplementedMaintenanceServer
+}
+
+func (old) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	return &etcdserverpb.StatusResponse{Header: &etcdserverpb.ResponseHeader{}, Version: "3.5.35"}, nil
+}
+
+func TestQuotaOfOldEtcd(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "test CA")
+	g := grpc.NewServer()
+	etcdserverpb.RegisterMaintenanceServer(g, old{})
+	mux := http.NewServeMux()
+	mux.Handle("/", g)
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("# TYPE etcd_server_quota_backend_bytes gauge\netcd_server_quota_backend_bytes 8.589934592e+09\n"))
+	})
+	endpoint := serve(t, &tls.Config{
+		Certificates: []tls.Certificate{ca.leaf("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP("127.0.0.1")} })},
+		ClientCAs:    ca.pool, ClientAuth: tls.RequireAndVerifyClientCert,
+	}, mux)
+	c := open(t, Options{TLS: ca.client()}, endpoint)
+	if q, err := c.Quota(t.Context(), endpoint); err != nil || q != 8<<30 {
+		t.Errorf("quota %d, %v", q, err)
+	}
+}
+
+func TestPeerAnswer(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "test CA")
+	a := newNode(t, "a", ca.secure(constants.PeerMarker))
+	start(t, a)
+	marked := &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{
+		ca.leaf("peer", func(c *x509.Certificate) {
+			c.DNSNames, c.IPAddresses = []string{constants.PeerMarker}, []net.IP{net.ParseIP("127.0.0.1")}
+		}),
+	}}
+	info, err := PeerAnswer(t.Context(), a.peer, marked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.ClusterID != uint64(a.server.Server.Cluster().ID()) || info.Version != "3.7.3" || len(info.Members) != 1 || info.Members[0].ID != a.id() {
+		t.Errorf("%+v", info)
+	}
+	if skew := time.Since(info.Time); skew < -2*time.Second || skew > time.Minute {
+		t.Errorf("its clock says %s", info.Time)
+	}
+	if info.Certificate == nil || info.Certificate.VerifyHostname(constants.PeerMarker) != nil {
+		t.Errorf("the certificate does not show the marker: %v", info.Certificate)
+	}
+
+	// An application's certificate of the same CA is refused; that an etcd with the marker runs there shows all the same.
+	info, err = PeerAnswer(t.Context(), a.peer, ca.client())
+	if !errors.Is(err, ErrCertificateRefused) || info.Certificate == nil || info.Certificate.VerifyHostname(constants.PeerMarker) != nil {
+		t.Errorf("%+v, %v", info, err)
+	}
+	other := serve(t, &tls.Config{Certificates: []tls.Certificate{ca.leaf("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP("127.0.0.1")} })}},
+		http.NotFoundHandler())
+	if _, err := PeerAnswer(t.Context(), other, ca.client()); err == nil {
+		t.Error("something else passes for an etcd peer")
+	}
+
+	// Where client URLs lead nowhere, the peer port tells who is up.
+	m := Membership{ClusterID: uint64(a.server.Server.Cluster().ID()), Members: []Member{
+		{ID: a.id(), Name: "a", PeerURLs: []string{a.peer}, ClientURLs: []string{"https://127.0.0.1:1"}},
+		{ID: 7, Name: "b", PeerURLs: []string{"https://127.0.0.1:1"}, ClientURLs: []string{a.client}},
+	}}
+	for _, t2 := range []*tls.Config{marked, ca.client()} {
+		h := open(t, Options{TLS: t2}).Health(t.Context(), m)
+		if h[a.id()] != nil || h[7] == nil {
+			t.Errorf("health: %v", h)
+		}
+	}
+}
+
+func TestSourceAddress(t *testing.T) {
+	t.Parallel()
+	got, err := SourceAddress(netip.MustParseAddrPort("127.0.0.1:2380"))
+	if err != nil || !got.IsLoopback() {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+func TestClientLogsGoToOurLogger(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	c := open(t, Options{Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))}, refused())
+	c.log.Named("x").With().Error("broken")
+	if got := out.String(); !strings.Contains(got, "level=DEBUG") || !strings.Contains(got, "msg=broken") {
+		t.Errorf("log: %q", got)
+	}
+}

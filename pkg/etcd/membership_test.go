@@ -1,0 +1,403 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+)
+
+// memberOf returns the member with the node's peer URL, as the given cluster sees it.
+func memberOf(t *testing.T, c *Cluster, n *node) (Member, bool) {
+	t.Helper()
+	m, err := c.Members(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.ByPeerURL(n.peer)
+}
+
+func TestMemberComesAndGoes(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "test CA")
+	a, b := newNode(t, "a", ca.secure()), newNode(t, "b", ca.secure())
+	start(t, a)
+	var acts []string
+	o := Options{TLS: ca.client(), Host: host.New(t.TempDir(), host.Observe(func(act string) { acts = append(acts, act) }))}
+	c := open(t, o, a.client)
+
+	added := Added{Cluster: c, PeerURL: b.peer, Blank: true}
+	if r := holds(t, added); !r.Changed {
+		t.Error("the member was absent, and nothing changed")
+	}
+	m, found := memberOf(t, c, b)
+	if !found || !m.Learner || m.Started() {
+		t.Fatalf("added %+v, want a learner that has not started", m)
+	}
+	if r := holds(t, added); r.Changed {
+		t.Error("an unfinished member of ours was not adopted")
+	}
+
+	if d, err := (Answering{c, b.client}).Check(t.Context()); err != nil || !strings.Contains(d.String(), "connection refused") {
+		t.Errorf("before the start: %v, %v", d, err)
+	}
+	join(t, b, a)
+	holds(t, Answering{c, b.client})
+	if d, err := (Healthy{c, b.client}).Check(t.Context()); err != nil || len(d) == 0 {
+		t.Errorf("a learner passes for healthy: %v, %v", d, err)
+	}
+	promoted := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}
+	holds(t, promoted)
+	if r := holds(t, promoted); r.Changed {
+		t.Error("a voter was promoted")
+	}
+	holds(t, Healthy{c, b.client})
+	if m, _ := memberOf(t, c, b); m.Learner || m.Name != "b" {
+		t.Errorf("promoted to %+v", m)
+	}
+
+	// The leader goes, though it is the only endpoint that is known.
+	leader, other := a, b
+	if s, err := c.Status(t.Context(), a.client); err != nil || s.Leader != s.MemberID {
+		t.Fatalf("a does not lead: %+v, %v", s, err)
+	}
+	removed := Removed{Cluster: c, ID: leader.id(), PeerURL: leader.peer, Local: leader.client}
+	holds(t, removed)
+	rest := open(t, o, other.client)
+	if r := holds(t, Removed{Cluster: rest, ID: removed.ID, PeerURL: removed.PeerURL}); r.Changed {
+		t.Error("the member was removed, and is still there")
+	}
+	last := apply(t, Removed{Cluster: rest, PeerURL: other.peer, Local: other.client}, 10*time.Second, nil)
+	if errs.StatusOf(last.Err) != errs.Precondition {
+		t.Errorf("the last voter: %v", last.Err)
+	}
+	want := fmt.Sprintf("add %s to the cluster as a learner\npromote member %s to a voter\nmove leadership to member %[2]s\nremove member %s from the cluster",
+		b.peer, m.HexID(), hexID(removed.ID))
+	if got := strings.Join(acts, "\n"); got != want {
+		t.Errorf("acts:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// cutter is a TCP proxy that, once armed, lets requests pass and swallows replies, until it cuts the connection.
+type cutter struct {
+	net.Listener
+	target string
+	armed  atomic.Bool
+	cut    chan struct{}
+}
+
+func newCutter(t *testing.T, target string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &cutter{Listener: l, target: target, cut: make(chan struct{})}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(conn)
+		}
+	}()
+	return p
+}
+
+func (p *cutter) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	}()
+	select {
+	case <-p.cut: // over: this is a new connection
+	default:
+		go func() {
+			<-p.cut
+			_ = client.Close()
+			_ = server.Close()
+		}()
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(buf)
+		if err != nil {
+			return
+		}
+		if p.armed.Load() {
+			continue
+		}
+		if _, err := client.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// TestLostReply has each change succeed while its reply is lost: the node must find out, and not do it twice.
+func TestLostReply(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a", lax), newNode(t, "b", lax)
+	start(t, a)
+	direct := open(t, Options{}, a.client)
+
+	through := func(done func() bool) *Cluster {
+		u, err := url.Parse(a.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newCutter(t, u.Host)
+		return open(t, Options{Host: host.New(t.TempDir(), host.Observe(func(act string) {
+			if p.armed.Swap(true) {
+				t.Errorf("a second act: %s", act)
+			}
+			go func() {
+				defer p.armed.Store(false)
+				defer close(p.cut)
+				for range 500 {
+					if done() {
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				t.Error("the request did not arrive")
+			}()
+		}))}, "http://"+p.Addr().String())
+	}
+	// The proxy is an endpoint that the cluster does not advertise; so the list is read again through the proxy too.
+	look := func(f func(Member, bool) bool) func() bool {
+		return func() bool {
+			m, err := direct.MembersSerializable(context.Background())
+			if err != nil {
+				return false
+			}
+			return f(m.ByPeerURL(b.peer))
+		}
+	}
+	holds(t, Added{Cluster: through(look(func(_ Member, found bool) bool { return found })), PeerURL: b.peer})
+	join(t, b, a)
+	holds(t, Promoted{Cluster: through(look(func(m Member, _ bool) bool { return !m.Learner })), PeerURL: b.peer, Local: b.client})
+	if m, err := direct.Members(t.Context()); err != nil || len(m.Voters()) != 2 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	holds(t, Removed{Cluster: through(look(func(_ Member, found bool) bool { return !found })), PeerURL: b.peer})
+	if m, err := direct.Members(t.Context()); err != nil || len(m.Members) != 1 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+}
+
+func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	other, mine := "http://127.0.0.2:2380", "http://127.0.0.3:2380"
+	holds(t, Added{Cluster: c, PeerURL: other})
+	held, _ := memberNamed(t, c, other)
+
+	notes := make(chan string, 100)
+	done := make(chan *converge.Result)
+	go func() {
+		done <- apply(t, Added{Cluster: c, PeerURL: mine}, 30*time.Second, func(s string) { notes <- s })
+	}()
+	select {
+	case note := <-notes:
+		if !strings.Contains(note, held.HexID()) || !strings.Contains(note, other) {
+			t.Errorf("the note does not name the holder: %s", note)
+		}
+	case r := <-done:
+		t.Fatalf("did not wait: %v", r.Err)
+	}
+	time.Sleep(4 * soon) // several tries
+	holds(t, Removed{Cluster: c, ID: held.ID})
+	if r := <-done; r.Err != nil || !r.Changed {
+		t.Errorf("after the slot was free: %+v", r)
+	}
+	if len(notes) > 0 {
+		t.Errorf("the same reason was told again: %s", <-notes)
+	}
+
+	late := apply(t, Added{Cluster: c, PeerURL: "http://127.0.0.4:2380"}, 300*time.Millisecond, nil)
+	if errs.StatusOf(late.Err) != errs.Timeout || !strings.Contains(late.Err.Error(), mine) {
+		t.Errorf("when its time is over: %v", late.Err)
+	}
+}
+
+func memberNamed(t *testing.T, c *Cluster, peer string) (Member, bool) {
+	t.Helper()
+	return memberOf(t, c, &node{peer: peer})
+}
+
+// TestAddedWaitsForAHealthyLeader meets etcd's own wait: a leader of several voters takes nobody before it has been connected for 5 s.
+func TestAddedWaitsForAHealthyLeader(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a, b)
+	var waited atomic.Bool
+	r := apply(t, Added{Cluster: open(t, Options{}, a.client, b.client), PeerURL: "http://127.0.0.2:2380"}, 30*time.Second, func(s string) {
+		waited.Store(waited.Load() || strings.Contains(s, "connected to a majority for 5s"))
+	})
+	if r.Err != nil || !waited.Load() {
+		t.Errorf("waited %t, %v", waited.Load(), r.Err)
+	}
+}
+
+func TestDeadVoter(t *testing.T) {
+	t.Parallel()
+	a, b, d := newNode(t, "a", lax), newNode(t, "b", lax), newNode(t, "d", lax)
+	start(t, a, b, d)
+	dead := d.id()
+	d.stop()
+	c := open(t, Options{}, d.client, a.client, b.client)
+
+	refused := func(what string, want converge.Checker, reason string) {
+		t.Helper()
+		r := apply(t, want, 30*time.Second, nil)
+		if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(r.Err.Error(), reason) || !strings.Contains(r.Err.Error(), hexID(dead)) {
+			t.Errorf("%s: %v", what, r.Err)
+		}
+	}
+	refused("another voter", Added{Cluster: c, PeerURL: "http://127.0.0.2:2380"}, "could cost the cluster its quorum")
+	refused("one less", Removed{Cluster: c, ID: a.id(), Local: a.client}, "would lose its quorum")
+	if m, err := c.Members(t.Context()); err != nil || len(m.Members) != 3 {
+		t.Errorf("the membership changed: %+v, %v", m, err)
+	}
+
+	// A node whose data is lost takes the place of its former self.
+	holds(t, Added{Cluster: c, PeerURL: d.peer, Blank: true})
+	if m, found := memberOf(t, c, d); !found || !m.Learner || m.ID == dead {
+		t.Errorf("in place of the lost member: %+v", m)
+	}
+	// One that runs is not pushed aside.
+	r := apply(t, Added{Cluster: c, PeerURL: b.peer, Blank: true}, 30*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(r.Err.Error(), "runs somewhere") {
+		t.Errorf("a member that runs: %v", r.Err)
+	}
+	if got := c.Unreachable(); len(got) != 1 || got[0] != (EndpointProblem{d.client, "connection refused"}) {
+		t.Errorf("endpoints given up: %v", got)
+	}
+}
+
+func TestLostQuorum(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a, b)
+	b.stop()
+	c := open(t, Options{RequestTimeout: 500 * time.Millisecond}, a.client)
+	if _, err := c.Members(t.Context()); errs.StatusOf(err) != errs.Precondition || !strings.Contains(err.Error(), "has no quorum") {
+		t.Errorf("members: %v", err)
+	}
+	if m, err := c.MembersSerializable(t.Context()); err != nil || len(m.Members) != 2 {
+		t.Errorf("serializable: %+v, %v", m, err)
+	}
+	// The member that the quorum waits for finds itself in the list.
+	if d, err := (Added{Cluster: c, PeerURL: b.peer}).Check(t.Context()); err != nil || len(d) > 0 {
+		t.Errorf("an added member: %v, %v", d, err)
+	}
+	r := apply(t, Removed{Cluster: c, PeerURL: b.peer}, 10*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(strings.Join(errs.HintsOf(r.Err), " "), "--skip-remove-member") {
+		t.Errorf("removal: %v, %v", r.Err, errs.HintsOf(r.Err))
+	}
+	if d, err := (Healthy{c, a.client}).Check(t.Context()); err != nil || len(d) == 0 {
+		t.Errorf("healthy without a quorum: %v, %v", d, err)
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{Host: host.New(t.TempDir(), host.ReadOnly())}, a.client)
+	for _, r := range []converge.Resource{
+		Added{Cluster: c, PeerURL: "http://127.0.0.2:2380"},
+		Added{Cluster: c, PeerURL: "http://127.0.0.2:2380", Blank: true},
+	} {
+		if err := r.Apply(t.Context()); !errors.Is(err, host.ErrReadOnly) {
+			t.Errorf("%T: %v", r, err)
+		}
+	}
+	// Absence is a gap, not an error.
+	if d, err := (Promoted{Cluster: c, PeerURL: "http://127.0.0.2:2380"}).Check(t.Context()); err != nil || len(d) != 1 {
+		t.Errorf("%v, %v", d, err)
+	}
+	if m, err := c.Members(t.Context()); err != nil || len(m.Members) != 1 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// TestAlarms reads what the cluster keeps in mind, without a write of its own.
+func TestAlarms(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	raise(t, a, "NOSPACE")
+	if got, err := c.Alarms(t.Context()); err != nil || len(got) != 1 || got[0] != (Alarm{a.id(), "NOSPACE"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	r := holds(t, Healthy{c, a.client})
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "NOSPACE") {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+	raise(t, a, "CORRUPT")
+	if d, err := (Healthy{c, a.client}).Check(t.Context()); err != nil || !strings.Contains(d.String(), "CORRUPT") {
+		t.Errorf("a corrupt database passes for healthy: %v, %v", d, err)
+	}
+	if before, after := index(t, c, a), index(t, c, a); before != after {
+		t.Errorf("looking wrote to the log: index %d became %d", before, after)
+	}
+}
+
+func index(t *testing.T, c *Cluster, n *node) uint64 {
+	t.Helper()
+	if _, err := c.Alarms(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Status(t.Context(), n.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.RaftIndex
+}
+
+func TestQuotaAndStatus(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a", func(n *node) { n.config.QuotaBackendBytes = 64 << 20 })
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	if q, err := c.Quota(t.Context(), a.client); err != nil || q != 64<<20 {
+		t.Errorf("quota %d, %v", q, err)
+	}
+	cl, err := clientv3.New(c.ClientConfig(a.client))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	put, err := cl.Put(t.Context(), "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Status(t.Context(), a.client)
+	if err != nil || s.Revision != put.Header.Revision || s.MemberID != a.id() || s.Leader != a.id() || s.Learner || s.DBSize == 0 || s.AppliedIndex == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
