@@ -93,9 +93,9 @@ func (l Leaf) chainProblem(p pair, roots []*x509.Certificate, now time.Time) str
 	for _, i := range p.chain[1:] {
 		o.Intermediates.AddCert(i)
 	}
-	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
-	if len(missingUsages(p.chain[0], l.Usages)) == 0 { // else it is the leaf's fault, and said elsewhere
-		usages = append(usages, l.Usages...)
+	usages := l.Usages
+	if len(usages) == 0 || len(missingUsages(p.chain[0], usages)) > 0 { // a usage that the leaf itself lacks is said elsewhere
+		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
 	}
 	for _, u := range usages {
 		o.KeyUsages = []x509.ExtKeyUsage{u}
