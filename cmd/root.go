@@ -73,6 +73,9 @@ type silent errs.Status
 
 func (s silent) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
+// Commands returns the command tree for whoever describes it: the generator of the documentation.
+func Commands() *cobra.Command { return New(&app{}) }
+
 // New returns the command tree.
 func New(a *app) *cobra.Command {
 	root := &cobra.Command{
