@@ -42,8 +42,8 @@ var floors = map[string]int{
 	"cmd/etcdadm": 7,
 }
 
-// above are the packages that are no part of the program: they see everything, and nothing sees them.
-var above = []string{"test", "docs/internal", "binary/internal/gen"}
+// above are the packages that are no part of the program, tests and generators: they see everything, and nothing sees them.
+var above = []string{"test", "docs/internal/gen", "binary/internal/gen", "service/internal/gen"}
 
 type pkg struct {
 	Dir, ImportPath, Doc string
