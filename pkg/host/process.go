@@ -247,15 +247,16 @@ func (h *Host) LockedBy(path string) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if err == nil {
-		return 0, nil // free; closing gives it back
-	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return 0, fmt.Errorf("lock %s: %w", path, err)
-	}
-	// The holder writes its id right after it has taken the lock; until then the id of one that was killed may stand there.
+	// The holder writes its id right after it has taken the lock; until then the id of one that was killed may stand
+	// there. A holder that dies meanwhile frees the lock.
 	for range 50 {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			return 0, nil // free; closing gives it back
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return 0, fmt.Errorf("lock %s: %w", path, err)
+		}
 		b := make([]byte, 32)
 		n, _ := f.ReadAt(b, 0)
 		if pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil {
