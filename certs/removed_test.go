@@ -133,3 +133,15 @@ func as(t *testing.T, uid int, f func()) {
 	}()
 	<-done
 }
+
+// TestCAKept: once the CA is to outlive the node, a reset leaves it alone.
+func TestCAKept(t *testing.T) {
+	h, _ := set(t)
+	converged(t, CAKept(h, dir))
+	converged(t, Removed(h, dir, false))
+	ca, err := readCA(h, dir)
+	must(t, err)
+	if !ca.usable() {
+		t.Error("the CA is gone")
+	}
+}
