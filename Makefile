@@ -51,12 +51,14 @@ $(LINT):
 docs: ## Generate the man pages and the command reference
 	$(GO) run ./docs/internal/gen
 
-verify: lint ## Check format, vet, lint, go.mod, generated files and the floors; changes nothing
+verify: lint ## Check format, vet, lint, go.mod, generated files and the floors
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) run ./docs/internal/gen -check
+	@before=$$(sha256sum */*_gen.go); $(GO) generate ./binary ./service; \
+	[ "$$before" = "$$(sha256sum */*_gen.go)" ] || { echo "the generated tables were not in step; they are now"; exit 1; }
 	$(GO) test ./test/floors
 
 clean: ## Remove what was built here; the cache stays
