@@ -1,0 +1,108 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+)
+
+// Ports are addresses on which this node's etcd can listen, or does.
+type Ports struct {
+	Host   *host.Host
+	Listen []netip.AddrPort
+	PID    int // of this node's running etcd; 0: none runs
+}
+
+// Check binds each for an instant: that alone is the truth. Who has it is then read from the kernel's tables.
+func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
+	var problems []string
+	var hints []string
+	for _, at := range p.Listen {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", at.String())
+		if err == nil {
+			_ = l.Close()
+			continue
+		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) { // the check of the address says so
+			continue
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			problems = append(problems, fmt.Sprintf("port %d on %s is not usable: %s", at.Port(), at.Addr(), dialProblem(err)))
+			continue
+		}
+		reason, hint, err := p.taken(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		if reason != "" && !slices.Contains(problems, reason) {
+			problems = append(problems, reason)
+		}
+		if hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	if len(problems) == 0 {
+		return nil, nil
+	}
+	e := errs.New(errs.Precondition, "%s", strings.Join(problems, "; "))
+	e.Hints = hints
+	return nil, e
+}
+
+// taken says who has a port, or nothing when it is this node's etcd.
+func (p Ports) taken(ctx context.Context, at netip.AddrPort) (reason, hint string, err error) {
+	all, err := p.Host.Listeners(int(at.Port()))
+	if err != nil {
+		return "", "", err
+	}
+	holders := slices.DeleteFunc(all, func(l host.Listener) bool {
+		return l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified()
+	})
+	if slices.ContainsFunc(holders, func(l host.Listener) bool { return l.PID != 0 && l.PID == p.PID }) {
+		return "", "", nil
+	}
+	if len(holders) == 0 {
+		return fmt.Sprintf("port %d on %s is taken by a connection, or by a process that cannot be seen from here", at.Port(), at.Addr()),
+			fmt.Sprintf("look for it as root: ss -anp '( sport = :%d )'", at.Port()), nil
+	}
+	l := holders[0]
+	where := ", which listens on " + l.Address.String()
+	if l.PID == 0 {
+		who := userName(l.UID)
+		if p.PID != 0 && os.Geteuid() != 0 {
+			converge.Warnf(ctx, "port %d is taken by a process of user %s that this user cannot see; this node's etcd runs, and probably has it", at.Port(), who)
+			return "", "", nil
+		}
+		return fmt.Sprintf("port %d is taken by a process of user %s%s", at.Port(), who, where),
+			fmt.Sprintf("look for it as root: ss -lntp '( sport = :%d )'", at.Port()), nil
+	}
+	name := "gone"
+	if q, err := p.Host.Process(l.PID); err == nil {
+		name = q.Name
+	}
+	hint = fmt.Sprintf("see what it is: ps -fp %d; stop it, or give this node another address: --bind-address ADDRESS", l.PID)
+	if name == "etcd" {
+		hint = fmt.Sprintf("see which etcd it is: ps -fp %d; stop it, or remove it from its cluster with the tool that set it up", l.PID)
+	}
+	return fmt.Sprintf("port %d is taken by pid %d (%s)%s", at.Port(), l.PID, name, where), hint, nil
+}
+
+// userName returns the name of a user, or the id of one that has none.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(uid)
+}
