@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -49,7 +50,7 @@ func (kv KV) check() error {
 // some of them by a part of the name.
 func RenderEnv(kvs []KV, digest string) []byte {
 	return renderEnv("# Written by etcdadm; changes are lost. More variables: extraEnv in "+constants.ConfigFile+".",
-		append(kvs[:len(kvs):len(kvs)], KV{constants.DigestVariable, digest}))
+		append(slices.Clip(kvs), KV{constants.DigestVariable, digest}))
 }
 
 func renderEnv(comment string, kvs []KV) []byte {
@@ -124,7 +125,7 @@ func (e EnvFile) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil {
 		return d, nil //nolint:nilerr // absent or not a file of ours: the gap says so
 	}
-	if keys := differing(have, append(e.Environment[:len(e.Environment):len(e.Environment)], KV{constants.DigestVariable, e.Digest})); len(keys) > 0 {
+	if keys := differing(have, append(slices.Clip(e.Environment), KV{constants.DigestVariable, e.Digest})); len(keys) > 0 {
 		d[len(d)-1].Have = "other " + strings.Join(keys, ", ")
 	}
 	return d, nil

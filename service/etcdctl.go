@@ -28,7 +28,6 @@ type EtcdctlEnv struct {
 func (e EtcdctlEnv) lines() []KV {
 	pair := path.Join(e.CertsDir, "etcdctl-etcd-client")
 	return []KV{
-		{"ETCDCTL_API", "3"},
 		{"ETCDCTL_CACERT", e.PathFor(path.Join(e.CertsDir, "ca.crt"))},
 		{"ETCDCTL_CERT", e.PathFor(pair + ".crt")},
 		{"ETCDCTL_KEY", e.PathFor(pair + ".key")},

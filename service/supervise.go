@@ -55,7 +55,7 @@ func Supervise(ctx context.Context, h *host.Host, installDir, dataDir string) er
 	signal.Ignore(syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	release, err := lockAlone(ctx, h)
+	release, err := h.Lock(constants.SupervisorFile)
 	if err != nil {
 		return err
 	}
@@ -86,22 +86,6 @@ func closeInherited() {
 			_ = unix.Close(fd)
 		}
 	}
-}
-
-// lockAlone takes the supervisor's lock. One who only looks whether it is taken holds it for a moment: that passes.
-func lockAlone(ctx context.Context, h *host.Host) (release func(), err error) {
-	for range 100 {
-		if release, err = h.Lock(constants.SupervisorFile); err == nil {
-			return release, nil
-		}
-		if pid, lerr := h.LockedBy(constants.SupervisorFile); pid != 0 || lerr != nil {
-			return nil, err
-		}
-		if err := pause(ctx, lookAgain); err != nil {
-			return nil, err
-		}
-	}
-	return nil, err
 }
 
 type supervisor struct {

@@ -176,6 +176,13 @@ func gatesOf(v version.Etcd) []string {
 
 // nearest returns the known variable that is most like a name, or "" when none is much like it.
 func nearest(v version.Etcd, name string) string {
+	// Variables lost their prefix as they grew up.
+	const prefix, experimental = "ETCD_", "ETCD_EXPERIMENTAL_"
+	for _, other := range []string{strings.Replace(name, experimental, prefix, 1), strings.Replace(name, prefix, experimental, 1)} {
+		if knows(v, other) {
+			return other
+		}
+	}
 	best, least := "", 1+len(name)/4
 	for _, known := range slices.Sorted(maps.Keys(variables)) {
 		if !knows(v, known) || reserved[known] != "" {
