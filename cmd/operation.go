@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -111,6 +113,10 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	}
 	if !o.dryRun {
 		release, err := node.Host.Lock(constants.LockFile)
+		if errors.Is(err, fs.ErrPermission) {
+			return errs.New(errs.Precondition, "this user may not change the node: %w", err).
+				Hint("run it as root, for example with sudo").Hint("to see what would be done, any user may add --dry-run")
+		}
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func (r *runner) emit(e Event) {
 }
 
 func (r *runner) phase(ctx context.Context, p Phase) error {
-	r.phaseOf, r.current = p.Name, Step{}
+	r.phaseOf, r.current = p.Name, Step{Short: p.Short}
 	if err := ctx.Err(); err != nil {
 		return interrupted(ctx, "before the phase "+p.Name)
 	}

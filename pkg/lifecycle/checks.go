@@ -2,21 +2,276 @@ package lifecycle
 
 import (
 	"context"
+	"net/netip"
+	"runtime"
+	"time"
 
+	"etcdadm/binary"
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/preflight"
+	"etcdadm/pkg/snapshot"
+	pkgversion "etcdadm/pkg/version"
 )
 
+// check is a step of a phase of checks. The last part of its name is what --ignore-preflight-errors takes.
+func check(phase, name, short string, want converge.Checker) converge.Step {
+	return once(phase+"/"+name, short, want)
+}
+
+// nodeChecks are those of every operation that starts etcd here.
+func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.Step, error) {
+	const phase = PhasePreflight
+	backend, err := n.backend()
+	if err != nil {
+		return nil, err
+	}
+	state, err := backend.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gate, err := n.gate()
+	if err != nil {
+		return nil, err
+	}
+	return []converge.Step{
+		check(phase, "Root", "user", preflight.Root{Host: n.Host}),
+		check(phase, "Architecture", "architecture", preflight.Architecture{Arch: runtime.GOARCH}),
+		check(phase, "Name", "name", preflight.Name{Name: n.Config.Name, PeerURL: n.Config.PeerURL()}),
+		check(phase, "Address", "bind address", preflight.Address{Address: n.address()}),
+		check(phase, "Version", "version of etcd", gate),
+		check(phase, "VersionChange", "change of the version", converge.CheckFunc(n.versionChange)),
+		check(phase, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)),
+		check(phase, "Ports", "ports", preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID}),
+		check(phase, "DataFileSystem", "file system of the data", preflight.DataFileSystem{Host: n.Host, Path: n.Config.DataDir}),
+		check(phase, "CA", "CA", withoutGap(ca)),
+		check(phase, "Clock", "clock", preflight.Clock{Now: n.Now, Built: built()}),
+		check(phase, "Proxy", "proxy", preflight.Proxy{URLs: []string{n.Config.PeerURL(), n.Config.ClientURL()}}),
+	}, nil
+}
+
 func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, error) {
-	return nil, nil
+	steps, err := n.nodeChecks(ctx, n.authority("").Created())
+	if err != nil {
+		return nil, err
+	}
+	var info snapshot.Info
+	if o.Snapshot != "" {
+		steps = append(steps, check(PhasePreflight, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (_ converge.Diff, err error) {
+			info, err = n.verified(ctx, o.Snapshot, o.SkipHashCheck)
+			return nil, err
+		})))
+	}
+	return append(steps,
+		check(PhasePreflight, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			ours, err := n.dataIsOurs(ctx)
+			if o.Snapshot != "" && err == nil {
+				d, derr := n.fromSnapshot(info, o.BumpRevision).Check(ctx)
+				ours, err = derr == nil && len(d) == 0, derr
+			}
+			if err != nil {
+				return nil, err
+			}
+			return n.dataDirectory(ours).Check(ctx)
+		})),
+		check(PhasePreflight, "DataLost", "data of this member", converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, n.dataLost(o) })),
+		check(PhasePreflight, "FreeSpace", "free space", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir}),
+	), nil
 }
+
 func (n *Node) joinChecks(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
-	return nil, nil
+	steps, err := n.nodeChecks(ctx, n.authority(hostOf(o.Endpoints)).Given())
+	if err != nil {
+		return nil, err
+	}
+	return append(steps,
+		check(PhasePreflight, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			ours, err := n.dataIsOurs(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return n.dataDirectory(ours).Check(ctx)
+		})),
+		check(PhasePreflight, "FreeSpace", "free space", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir}),
+	), nil
 }
-func (n *Node) clusterChecks(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
-	return nil, nil
-}
+
 func (n *Node) restoreChecks(ctx context.Context, o RestoreOptions) ([]converge.Step, error) {
-	return nil, nil
+	steps, err := n.nodeChecks(ctx, n.authority("").Created())
+	return append(steps,
+		check(PhasePreflight, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			info, err := n.verified(ctx, o.File, o.SkipHashCheck)
+			if err != nil {
+				return nil, err
+			}
+			if d, err := n.fromSnapshot(info, o.BumpRevision).Check(ctx); err != nil || len(d) == 0 {
+				return nil, err
+			}
+			return nil, snapshot.RoomFor(n.Host, n.Config.DataDir, info)
+		})),
+		check(PhasePreflight, "OtherMembers", "other members", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			info, err := n.verified(ctx, o.File, o.SkipHashCheck)
+			if err != nil { // the check of the snapshot says so
+				return nil, nil //nolint:nilerr
+			}
+			if d, err := n.fromSnapshot(info, o.BumpRevision).Check(ctx); err == nil && len(d) == 0 { // restored already: those who answer are of the new cluster
+				return nil, nil
+			}
+			return n.othersSilent(ctx)
+		})),
+	), err
 }
-func (n *Node) resetChecks(ctx context.Context) ([]converge.Step, error)    { return nil, nil }
-func (n *Node) downloadChecks(ctx context.Context) ([]converge.Step, error) { return nil, nil }
+
+func (n *Node) resetChecks(context.Context) ([]converge.Step, error) {
+	return []converge.Step{check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host})}, nil
+}
+
+func (n *Node) downloadChecks(context.Context) ([]converge.Step, error) {
+	gate, err := n.gate()
+	return []converge.Step{
+		check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host}),
+		check(PhasePreflight, "Version", "version of etcd", gate),
+	}, err
+}
+
+// clusterChecks ask the cluster, which takes a certificate: so they come behind the preflight, and before the first
+// change of the cluster.
+func (n *Node) clusterChecks(_ context.Context, o JoinOptions) ([]converge.Step, error) {
+	const phase = "cluster"
+	c, err := n.joining(o)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	leaves, err := n.leaves(o.Endpoints, false)
+	if err != nil {
+		return nil, err
+	}
+	view := &clusterView{n: n, c: c}
+	return []converge.Step{
+		check(phase, "Reachable", "members", preflight.Reachable{PeerURL: n.Config.PeerURL(), Members: view.members}),
+		check(phase, "MemberName", "name among the members", preflight.Name{Name: n.Config.Name, PeerURL: n.Config.PeerURL(), Members: view.members}),
+		check(phase, "VersionSkew", "versions of the members", preflight.VersionSkew{Mine: n.version(), Members: view.versions, Judge: etcd.VersionSkew}),
+		check(phase, "ClusterClock", "clock of the cluster", preflight.Clock{Now: n.Now, Remote: view.time}),
+		check(phase, "SourceAddress", "source address", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			members, err := view.members(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return preflight.SourceAddress{Peers: view.peers(members), Named: leaves[1].IPs}.Check(ctx)
+		})),
+		check(phase, "DatabaseSpace", "room for the database", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir, Database: view.database}),
+	}, nil
+}
+
+// gate is the verdict of the table of versions.
+func (n *Node) gate() (preflight.Gate, error) {
+	have, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
+	refused, warnings := binary.Gates(n.version(), !installed || have.Compare(n.version()) != 0)
+	return preflight.Gate{Refused: refused, Warnings: warnings}, err
+}
+
+// versionChange refuses an etcd that cannot take over the data of the one that is installed.
+func (n *Node) versionChange(context.Context) (converge.Diff, error) {
+	have, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
+	if err != nil || !installed {
+		return nil, err
+	}
+	state, err := n.data()
+	if err != nil || state.Kind != snapshot.Whole {
+		return nil, err
+	}
+	return nil, etcd.VersionSkew([]pkgversion.Etcd{have}, n.version())
+}
+
+// settingsValid has the settings judged for the version that will run, before anything is changed.
+func (n *Node) settingsValid(context.Context) (converge.Diff, error) {
+	_, err := n.envFile(0, true)
+	return nil, err
+}
+
+// listens are the addresses on which etcd will listen.
+func (n *Node) listens() []netip.AddrPort {
+	l := n.listeners()
+	var list []netip.AddrPort
+	for _, u := range append([]string{l.Peer, l.Metrics}, l.Clients...) {
+		if at, err := netip.ParseAddrPort(hostPort(u)); err == nil {
+			list = append(list, at)
+		}
+	}
+	return list
+}
+
+// withoutGap passes on what is wrong, and not what is merely absent.
+func withoutGap(c converge.Checker) converge.Checker {
+	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		_, err := c.Check(ctx)
+		return nil, err
+	})
+}
+
+// dataIsOurs tells whether a member in the data directory is the one that this node was set up as.
+func (n *Node) dataIsOurs(context.Context) (bool, error) {
+	env, err := n.environment()
+	if err != nil || env == nil {
+		return false, err
+	}
+	if have := env["ETCD_INITIAL_ADVERTISE_PEER_URLS"]; have != n.Config.PeerURL() {
+		return false, errs.New(errs.Precondition, "the member in %s is known to its cluster by %s, not by %s", n.Config.DataDir, have, n.Config.PeerURL()).
+			Hint("to keep it, run this command with the address that it has").
+			Hint("to give this node another address: etcdadm reset, then join again")
+	}
+	return true, nil
+}
+
+// dataDirectory is a data directory that is empty, or holds our member. What the first start of etcd left when it was
+// killed counts as empty: no write was acknowledged from it.
+func (n *Node) dataDirectory(ours bool) preflight.DataDirectory {
+	return preflight.DataDirectory{Host: n.Host, Path: n.Config.DataDir, Ours: ours, Inspect: func(context.Context) (preflight.Contents, string, error) {
+		s, err := n.data()
+		if err != nil {
+			return 0, "", err
+		}
+		bootstrapping, err := n.bootstrapping()
+		switch {
+		case err != nil:
+			return 0, "", err
+		case s.Kind == snapshot.Whole:
+			return preflight.Whole, s.Detail, nil
+		case s.Kind == snapshot.Half && !bootstrapping:
+			return preflight.Half, s.Detail, nil
+		case s.Kind == snapshot.Foreign:
+			return preflight.Foreign, s.Detail, nil
+		case s.Kind == snapshot.Unreadable:
+			return preflight.Unreadable, s.Detail, nil
+		}
+		return preflight.Empty, "", nil
+	}}
+}
+
+// dataLost refuses to begin a new cluster on a node that was a member of one: settings without data, and without what the
+// first start needs, are what a lost disk leaves.
+func (n *Node) dataLost(o InitOptions) error {
+	env, err := n.environment()
+	if err != nil || env == nil || o.Snapshot != "" {
+		return err
+	}
+	s, err := n.data()
+	if err != nil || s.Kind != snapshot.Absent && s.Kind != snapshot.Empty {
+		return err
+	}
+	bootstrapping, err := n.bootstrapping()
+	if err != nil || bootstrapping {
+		return err
+	}
+	return errs.New(errs.Precondition, "this node was set up as member %s, and its data directory %s is empty", env["ETCD_NAME"], n.Config.DataDir).
+		Hint("if other members of its cluster are up: etcdadm join https://ADDRESS-OF-A-MEMBER:2379").
+		Hint("from a snapshot: etcdadm restore FILE").
+		Hint("to begin an empty cluster: etcdadm reset --skip-remove-member, then etcdadm init")
+}
+
+// built is when this program was built; zero when it does not know.
+func built() time.Time {
+	t, _ := time.Parse(time.RFC3339, pkgversion.Get().BuildDate)
+	return t
+}

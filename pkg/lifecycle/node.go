@@ -62,7 +62,8 @@ type Node struct {
 	Member *report.Member
 	Next   []report.Next
 
-	clusters map[string]*etcd.Cluster
+	clusters  map[string]*etcd.Cluster
+	snapshots map[string]snapshot.Info // verified in this run
 }
 
 // Close ends the connections to the cluster.

@@ -94,16 +94,18 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	if err != nil {
 		return s, err
 	}
-	// Settings without data are of a member that never started, or whose data is lost.
+	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
+	// ended right after it had the member added; that takes a certificate, and a reset removes data and settings before it.
 	env, err := n.environment()
 	if err != nil {
 		return s, err
 	}
-	s.anything = state.Kind == snapshot.Whole || state.Kind == snapshot.Half || env != nil || len(n.Config.JoinEndpoints) > 0
+	own := n.Config.ClientURL()
+	_, cannotAsk := n.cluster(own)
+	s.anything = state.Kind == snapshot.Whole || state.Kind == snapshot.Half || env != nil || len(n.Config.JoinEndpoints) > 0 && cannotAsk == nil
 	if !s.anything {
 		return s, nil
 	}
-	own := n.Config.ClientURL()
 	if c, err := n.cluster(own); err == nil {
 		if status, err := c.Status(ctx, own); err == nil {
 			s.running, s.id, s.cluster = true, status.MemberID, status.ClusterID
@@ -234,6 +236,9 @@ func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snaps
 func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 	backend, err := n.backend()
 	if err != nil {
+		if env, enverr := n.environment(); enverr == nil && env == nil { // nothing was ever set up to be stopped
+			return nil, nil
+		}
 		return nil, err
 	}
 	return []converge.Step{

@@ -51,7 +51,7 @@ func Restore(n *Node, o RestoreOptions) []converge.Phase {
 	}
 }
 
-// resource is the data directory made of a verified snapshot.
+// fromSnapshot is the data directory made of a verified snapshot.
 func (n *Node) fromSnapshot(info snapshot.Info, bump uint64) snapshot.Restored {
 	return snapshot.Restored{
 		Host: n.Host, File: info.Path, Info: info, DataDir: n.Config.DataDir, Name: n.Config.Name, PeerURL: n.Config.PeerURL(),
@@ -59,13 +59,24 @@ func (n *Node) fromSnapshot(info snapshot.Info, bump uint64) snapshot.Restored {
 	}
 }
 
-// verified is a snapshot that is whole, and that the etcd to be started can read.
+// verified is a snapshot that is whole, and that the etcd to be started can read. It is read once in a run; whoever
+// restores from it sees that it has not changed since.
 func (n *Node) verified(ctx context.Context, file string, skipHash bool) (snapshot.Info, error) {
+	if info, ok := n.snapshots[file]; ok {
+		return info, nil
+	}
 	info, err := snapshot.Verify(ctx, n.Host, file, skipHash)
 	if err != nil {
 		return info, err
 	}
-	return info, snapshot.TooNew(info, n.version())
+	if err := snapshot.TooNew(info, n.version()); err != nil {
+		return info, err
+	}
+	if n.snapshots == nil {
+		n.snapshots = map[string]snapshot.Info{}
+	}
+	n.snapshots[file] = info
+	return info, nil
 }
 
 // restored is the data directory made of the snapshot.

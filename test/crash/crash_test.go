@@ -1,0 +1,382 @@
+// Package crash proves the first promise of etcdadm: whatever is killed, wherever, is simply run again.
+//
+// An operation is a sequence of acts: each change of the host or of the cluster announces itself. The tests run an
+// operation as a process of its own that dies by SIGKILL before its n-th act, for every n, run it again, and compare
+// the end with that of a run that nobody disturbed. A third run must find nothing to do.
+package crash
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	etcdadm "etcdadm/cmd"
+	"etcdadm/pkg/host"
+	"etcdadm/test/release"
+)
+
+// The environment of the test binary when it plays etcdadm.
+const (
+	asEtcdadm = "CRASH_AS_ETCDADM" // set: be etcdadm
+	killAt    = "CRASH_AT"         // die before this act, counted from 1
+	actsTo    = "CRASH_ACTS"       // append the name of every act to this file
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asEtcdadm) == "" {
+		os.Exit(m.Run())
+	}
+	var opts []host.Option
+	// What etcdadm starts, and outlives it, is this program too; only etcdadm itself is killed.
+	if os.Args[1] != "supervise" && os.Args[1] != "snapshot-worker" {
+		opts = append(opts, host.Observe(watch()))
+	}
+	os.Exit(int(etcdadm.Main(os.Args[1:], etcdadm.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, opts...)))
+}
+
+// watch returns an observer that counts acts, writes them down, and dies before the one that it was told.
+func watch() func(string) {
+	at, _ := strconv.Atoi(os.Getenv(killAt))
+	list := os.Getenv(actsTo)
+	_ = os.Unsetenv(killAt)
+	_ = os.Unsetenv(actsTo)
+	var mu sync.Mutex
+	n := 0
+	return func(act string) {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		if list != "" {
+			f, err := os.OpenFile(list, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+			if err == nil {
+				_, _ = fmt.Fprintln(f, act)
+				_ = f.Close()
+			}
+		}
+		if n == at {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}
+
+// story is an operation from a starting state.
+type story struct {
+	name    string
+	prepare func(*world)
+	// operation is what is killed and run again, on the node that is under test.
+	operation func(*world) []string
+	after     func(*world) // what must hold at the end, beside the files
+	every     int          // in a short sweep: every so many acts are tried; 1: each
+}
+
+func TestCrashAnywhere(t *testing.T) {
+	mirror := release.Get(t)
+	for _, s := range stories {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.sweep(t, mirror)
+		})
+	}
+}
+
+// full asks for every act of every story.
+func full() bool { return os.Getenv("CRASH_FULL") != "" }
+
+func (s story) sweep(t *testing.T, mirror release.Mirror) {
+	// The undisturbed run: its acts, and the end to reach.
+	w := newWorld(t, mirror)
+	s.prepare(w)
+	list := filepath.Join(t.TempDir(), "acts")
+	w.must(w.test.run(s.operation(w), actsTo+"="+list))
+	if s.after != nil {
+		s.after(w)
+	}
+	want := w.test.files()
+	acts := readLines(t, list)
+	if len(acts) < 5 {
+		t.Fatalf("the operation announces %d acts only: %q", len(acts), acts)
+	}
+	w.end()
+
+	step := max(1, s.every)
+	if full() {
+		step = 1
+	}
+	tried := 0
+	for n := 1; n <= len(acts); n += step {
+		tried++
+		t.Run(fmt.Sprintf("%03d %s", n, strings.ReplaceAll(acts[n-1], "/", ":")), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, mirror)
+			s.prepare(w)
+			if r := w.test.run(s.operation(w), killAt+"="+strconv.Itoa(n)); r.killed {
+				w.must(w.test.run(s.operation(w)))
+			} else {
+				w.must(r) // a shorter way than the undisturbed run took
+			}
+			if s.after != nil {
+				s.after(w)
+			}
+			if d := cmp.Diff(want, w.test.files()); d != "" {
+				t.Errorf("the end differs from that of an undisturbed run (-undisturbed +killed):\n%s", d)
+			}
+			third := w.must(w.test.run(s.operation(w)))
+			if third.Changed {
+				t.Errorf("the third run changed something: %+v", third.changes())
+			}
+			w.end()
+		})
+	}
+	t.Logf("%d acts, %d of them tried", len(acts), tried)
+}
+
+// world is the machines of one try: the node under test, and for some stories another one.
+type world struct {
+	t        *testing.T
+	mirror   release.Mirror
+	test     *node
+	other    *node
+	snapshot string
+	dir      string
+}
+
+// Each node has an address of its own in 127.84.0.0/16.
+var addresses atomic.Uint32
+
+// slots bounds how many tries go on at the same time.
+var slots = make(chan struct{}, 4)
+
+func newWorld(t *testing.T, mirror release.Mirror) *world {
+	t.Helper()
+	slots <- struct{}{}
+	w := &world{t: t, mirror: mirror, dir: t.TempDir()}
+	w.test, w.other = w.node("test"), w.node("other")
+	t.Cleanup(func() { w.end() })
+	return w
+}
+
+func (w *world) node(name string) *node {
+	n := addresses.Add(1)
+	return &node{w: w, name: name, root: filepath.Join(w.dir, name), address: fmt.Sprintf("127.84.%d.%d", n/250, n%250+1)}
+}
+
+func (w *world) end() {
+	if w.dir == "" {
+		return
+	}
+	for _, n := range []*node{w.test, w.other} {
+		n.stop()
+	}
+	w.dir = ""
+	<-slots
+}
+
+// must wants a run to have succeeded.
+func (w *world) must(r result) result {
+	w.t.Helper()
+	if r.killed || r.status != 0 || r.Failed {
+		w.t.Fatalf("etcdadm %s: exit status %d (killed: %t)\n%s%s", strings.Join(r.args, " "), r.status, r.killed, r.stdout, r.stderr)
+	}
+	return r
+}
+
+type node struct {
+	w                   *world
+	name, root, address string
+}
+
+// result is how a run ended, and its document.
+type result struct {
+	args           []string
+	status         int
+	killed         bool
+	stdout, stderr string
+	Changed        bool `json:"changed"`
+	Failed         bool `json:"failed"`
+	Steps          []struct {
+		Step, Status string
+		Diff         []struct{ What, Have, Want string }
+	} `json:"steps"`
+}
+
+func (r result) changes() []string {
+	var list []string
+	for _, s := range r.Steps {
+		if s.Status == "changed" {
+			list = append(list, fmt.Sprint(s.Step, s.Diff))
+		}
+	}
+	return list
+}
+
+func (n *node) run(args []string, env ...string) result {
+	n.w.t.Helper()
+	args = append(slices.Clone(args), "--root", n.root, "-o", "json", "--timeout", "2m")
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), append(env, asEtcdadm+"=1")...)
+	var out, problems strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		n.w.t.Fatal(err)
+	}
+	r := result{args: args, status: cmd.ProcessState.ExitCode(), stdout: out.String(), stderr: problems.String()}
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
+		r.killed = ws.Signaled() && ws.Signal() == syscall.SIGKILL
+	}
+	_ = json.Unmarshal([]byte(r.stdout), &r)
+	return r
+}
+
+// settings are the flags of a node at a version.
+func (n *node) settings(version string, more ...string) []string {
+	return append([]string{
+		"--name", n.name, "--bind-address", n.address, "--init-system", "process", "--version", version,
+		"--release-url", n.w.mirror.URL(), "--sha256sums", n.w.mirror.Sums(),
+	}, more...)
+}
+
+func (n *node) etcdctl(args ...string) string {
+	n.w.t.Helper()
+	cmd := exec.Command(filepath.Join(n.root, "opt/bin/etcdctl.sh"), args...)
+	out, err := cmd.Output()
+	if err != nil {
+		n.w.t.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// giveCA brings the CA to another node, as an operator does.
+func (n *node) giveCA(to *node) {
+	n.w.t.Helper()
+	for _, f := range []string{"ca.crt", "ca.key"} {
+		data, err := os.ReadFile(filepath.Join(n.root, "etc/etcd/pki", f))
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(to.root, "etc/etcd/pki"), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to.root, "etc/etcd/pki", f), data, 0o600)
+		}
+		if err != nil {
+			n.w.t.Fatal(err)
+		}
+	}
+}
+
+// stop ends the processes of the node, and waits until they are gone.
+func (n *node) stop() {
+	data, err := os.ReadFile(filepath.Join(n.root, "run/etcdadm/supervisor"))
+	if err != nil {
+		return
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || !n.owns(pid) {
+		return
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	for range 500 {
+		if !n.owns(pid) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (n *node) owns(pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(args), n.root)
+}
+
+var (
+	fingerprint = regexp.MustCompile(`-[0-9a-f]{16,}`)
+	date        = regexp.MustCompile(`\.\d{8}T\d{6}Z(-\d+)?`)
+	final       = regexp.MustCompile(`final-[0-9a-f]+-\d+`)
+	drawn       = regexp.MustCompile(`(?m)^(ETCDADM_DIGEST|ETCD_INITIAL_CLUSTER_TOKEN)=.*$`)
+	address     = regexp.MustCompile(`127\.84\.\d+\.\d+`)
+)
+
+// files describes everything under the root that should be the same in every try: names, modes, links, and contents
+// but for keys, certificates, data and logs. What is drawn at random or dated is left out of names and contents.
+func (n *node) files() map[string]string {
+	n.w.t.Helper()
+	list := map[string]string{}
+	same := func(s string) string {
+		s = strings.ReplaceAll(s, n.w.dir, "DIR")
+		for re, to := range map[*regexp.Regexp]string{fingerprint: "-FINGERPRINT", date: ".DATE", final: "final", drawn: "$1=DRAWN", address: "ADDRESS"} {
+			s = re.ReplaceAllString(s, to)
+		}
+		return s
+	}
+	err := filepath.WalkDir(n.root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(n.root, path)
+		switch {
+		case strings.HasPrefix(rel, "run/"), strings.HasPrefix(rel, "var/log/"):
+			return nil // what runs is judged by asking it
+		case d.IsDir() && filepath.Base(path) == "member":
+			list[same(rel)] = "data"
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		entry := info.Mode().String()
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			text, _ := os.Readlink(path)
+			entry += " " + same(text)
+		case info.Mode().IsRegular() && info.Size() < 64<<10 && !strings.Contains(rel, "pki/") && !strings.HasSuffix(rel, ".db"):
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			entry += "\n" + same(string(data))
+		}
+		list[same(rel)] = entry
+		return nil
+	})
+	if err != nil && !os.IsNotExist(err) {
+		n.w.t.Fatal(err)
+	}
+	return list
+}
+
+func readLines(t *testing.T, path string) []string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var lines []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		lines = append(lines, s.Text())
+	}
+	return lines
+}
+
+func removeAll(w *world, path string) {
+	w.t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		w.t.Fatal(err)
+	}
+}

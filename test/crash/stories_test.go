@@ -1,0 +1,191 @@
+package crash
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+// current and older are the versions of etcd in these stories.
+const (
+	current = "3.6.16"
+	older   = "3.5.35"
+)
+
+var stories = []story{
+	{
+		name:      "init on a blank node",
+		prepare:   func(*world) {},
+		operation: initCurrent,
+		after:     serves,
+		every:     1,
+	},
+	{
+		name: "init on a half done node",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init", "phase", "install"}, w.test.settings(current)...)))
+			w.must(w.test.run(append([]string{"init", "phase", "certificates"}, w.test.settings(current)...)))
+		},
+		operation: initCurrent,
+		after:     serves,
+		every:     3,
+	},
+	{
+		name: "init on a node with older settings",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init"}, w.test.settings(current, "--quota-backend-bytes", "1073741824")...)))
+			w.test.etcdctl("put", "kept", "value")
+		},
+		operation: func(w *world) []string {
+			return append([]string{"init"}, w.test.settings(current, "--quota-backend-bytes", "4294967296", "--server-cert-extra-sans", "etcd.example.com")...)
+		},
+		after: keeps,
+		every: 2,
+	},
+	{
+		name: "init on a node with an older version",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init"}, w.test.settings(older)...)))
+			w.test.etcdctl("put", "kept", "value")
+		},
+		operation: initCurrent,
+		after:     keeps,
+		every:     3,
+	},
+	{
+		name: "init on a half reset node",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init"}, w.test.settings(current)...)))
+			for _, phase := range []string{"leave", "stop", "data", "certificates"} {
+				w.must(w.test.run([]string{"reset", "phase", phase}))
+			}
+		},
+		operation: initCurrent,
+		after:     serves,
+		every:     4,
+	},
+	{
+		name: "init from a snapshot",
+		prepare: func(w *world) {
+			w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
+			w.other.etcdctl("put", "kept", "value")
+			w.snapshot = filepath.Join(w.dir, "snapshot.db")
+			w.must(w.other.run([]string{"snapshot", "save", w.snapshot}))
+			w.other.stop()
+		},
+		operation: func(w *world) []string {
+			return append([]string{"init", "--snapshot", w.snapshot}, w.test.settings(current)...)
+		},
+		after: keeps,
+		every: 2,
+	},
+	{
+		name:      "join on a blank node",
+		prepare:   otherServes,
+		operation: joinCurrent,
+		after:     twoVoters,
+		every:     1,
+	},
+	{
+		name: "join on a node that lost its data",
+		prepare: func(w *world) {
+			otherServes(w)
+			third := w.node("third")
+			w.t.Cleanup(third.stop)
+			w.other.giveCA(third)
+			w.must(third.run(append([]string{"join", "https://" + w.other.address + ":2379"}, third.settings(current)...)))
+			w.must(w.test.run(joinCurrent(w)))
+			w.test.stop()
+			removeAll(w, filepath.Join(w.test.root, "var/lib/etcd"))
+		},
+		operation: joinCurrent,
+		after:     serves,
+		every:     4,
+	},
+	{
+		name: "reset of the only member",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init"}, w.test.settings(current)...)))
+			w.test.etcdctl("put", "kept", "value")
+		},
+		operation: func(*world) []string { return []string{"reset"} },
+		after: func(w *world) {
+			if found, _ := filepath.Glob(filepath.Join(w.test.root, "var/backups/etcd/final-*.db")); len(found) == 0 {
+				w.t.Error("there is no final snapshot")
+			}
+		},
+		every: 1,
+	},
+	{
+		name: "reset of one of two members",
+		prepare: func(w *world) {
+			otherServes(w)
+			w.must(w.test.run(joinCurrent(w)))
+		},
+		operation: func(*world) []string { return []string{"reset"} },
+		after: func(w *world) {
+			if list := w.other.etcdctl("member", "list"); strings.Count(list, "\n") != 0 {
+				w.t.Errorf("the cluster still counts on the member:\n%s", list)
+			}
+			w.other.etcdctl("put", "after", "reset")
+		},
+		every: 3,
+	},
+	{
+		name: "restore on a member",
+		prepare: func(w *world) {
+			w.must(w.test.run(append([]string{"init"}, w.test.settings(current)...)))
+			w.test.etcdctl("put", "kept", "value")
+			w.snapshot = filepath.Join(w.dir, "snapshot.db")
+			w.must(w.test.run([]string{"snapshot", "save", w.snapshot}))
+			w.test.etcdctl("put", "kept", "later")
+		},
+		operation: func(w *world) []string { return []string{"restore", w.snapshot} },
+		after: func(w *world) {
+			keeps(w)
+			aside, _ := filepath.Glob(filepath.Join(w.test.root, "var/lib/etcd.*"))
+			if len(aside) != 1 {
+				w.t.Errorf("the old data is set aside %d times: %q", len(aside), aside)
+			}
+		},
+		every: 1,
+	},
+}
+
+func initCurrent(w *world) []string { return append([]string{"init"}, w.test.settings(current)...) }
+
+func joinCurrent(w *world) []string {
+	return append([]string{"join", "https://" + w.other.address + ":2379"}, w.test.settings(current)...)
+}
+
+// otherServes makes the cluster that the node under test joins.
+func otherServes(w *world) {
+	w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
+	w.other.giveCA(w.test)
+}
+
+// serves wants the member to take a write and give it back.
+func serves(w *world) {
+	w.test.etcdctl("put", "probe", "written")
+	if got := w.test.etcdctl("get", "--print-value-only", "probe"); got != "written" {
+		w.t.Errorf("the probe reads %q", got)
+	}
+}
+
+// keeps wants what was acknowledged before to be there.
+func keeps(w *world) {
+	if got := w.test.etcdctl("get", "--print-value-only", "kept"); got != "value" {
+		w.t.Errorf("what was acknowledged reads %q", got)
+	}
+	serves(w)
+}
+
+// twoVoters wants both nodes to agree on two started voters.
+func twoVoters(w *world) {
+	for _, n := range []*node{w.test, w.other} {
+		list := n.etcdctl("member", "list")
+		if strings.Count(list, ", started, ") != 2 || strings.Count(list, ", false") != 2 {
+			w.t.Errorf("%s sees not two voters:\n%s", n.name, list)
+		}
+	}
+	serves(w)
+}
