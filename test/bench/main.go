@@ -70,6 +70,10 @@ func run(ctx context.Context, o options) (err error) {
 	b := &bench{options: o, mirror: mirror, dir: dir}
 	defer func() { err = errors.Join(err, b.end()) }()
 
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
 	var rows []row
 	for _, m := range []struct {
 		name string
@@ -88,7 +92,8 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		rows = append(rows, r...)
 	}
-	fmt.Printf("etcd %s, %d cores, medians of %d runs\n\n", o.version, runtime.NumCPU(), o.runs)
+	fmt.Printf("etcd %s, %d cores, load %s at the start, medians of %d runs with their quartiles\n\n",
+		o.version, runtime.NumCPU(), strings.Fields(string(load))[0], o.runs)
 	if show(rows) && o.check {
 		return errMissed
 	}
