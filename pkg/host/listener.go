@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,13 +16,12 @@ import (
 type Listener struct {
 	Address netip.AddrPort
 	UID     int // the user that owns it
-	PID     int // a process that holds it; 0 when none is visible to this user
 
 	inode string
 }
 
 // Listeners returns the sockets that listen on a TCP port, on any address.
-func (h *Host) Listeners(port int) ([]Listener, error) {
+func (h *Host) Listeners(port int) []Listener {
 	var list []Listener
 	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		table, err := os.ReadFile(name)
@@ -34,34 +34,37 @@ func (h *Host) Listeners(port int) ([]Listener, error) {
 			}
 		}
 	}
-	if len(list) == 0 {
-		return nil, nil
-	}
-	holders, err := h.socketHolders()
-	for i := range list {
-		list[i].PID = holders[list[i].inode]
-	}
-	return list, err
+	return list
 }
 
-// socketHolders maps the inodes of sockets to a process that holds them: of several, the one with the greatest id.
-func (h *Host) socketHolders() (map[string]int, error) {
-	processes, err := h.Processes()
-	holders := map[string]int{}
-	for _, p := range processes {
-		dir := fmt.Sprintf("/proc/%d/fd", p.PID)
-		entries, err := os.ReadDir(dir)
-		if err != nil { // it ended, or belongs to another user
-			continue
-		}
-		for _, e := range entries {
-			text, _ := os.Readlink(filepath.Join(dir, e.Name()))
-			if inode, ok := strings.CutPrefix(text, "socket:["); ok {
-				holders[strings.TrimSuffix(inode, "]")] = p.PID
-			}
+// Holds tells whether a process has a socket, as far as this user may see.
+func (h *Host) Holds(pid int, l Listener) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil { // it ended, or belongs to another user
+		return false
+	}
+	for _, e := range entries {
+		if text, _ := os.Readlink(filepath.Join(dir, e.Name())); text == "socket:["+l.inode+"]" {
+			return true
 		}
 	}
-	return holders, err
+	return false
+}
+
+// Holder returns the process that has a socket: of several, the one with the lowest id. The error is fs.ErrNotExist
+// when this user sees none.
+func (h *Host) Holder(l Listener) (Process, error) {
+	processes, err := h.Processes()
+	if err != nil {
+		return Process{}, err
+	}
+	for _, p := range processes {
+		if h.Holds(p.PID, l) {
+			return p, nil
+		}
+	}
+	return Process{}, fs.ErrNotExist
 }
 
 // parseListeners reads /proc/net/tcp or tcp6: number, local address, remote address, state, queues, timer, retransmits,

@@ -257,16 +257,21 @@ func TestListenersNameTheirProcess(t *testing.T) {
 			continue // a machine without IPv6
 		}
 		must(t, err)
-		defer l.Close()
 		at := netip.MustParseAddrPort(l.Addr().String())
-		list, err := host.New("/").Listeners(int(at.Port()))
-		must(t, err)
-		found := slices.ContainsFunc(list, func(l host.Listener) bool {
-			return l.Address.Port() == at.Port() && l.PID == os.Getpid() && l.UID == os.Getuid() &&
+		h := host.New("/")
+		found := slices.ContainsFunc(h.Listeners(int(at.Port())), func(l host.Listener) bool {
+			p, err := h.Holder(l)
+			return err == nil && p.PID == os.Getpid() && h.Holds(p.PID, l) && !h.Holds(1, l) && l.UID == os.Getuid() &&
 				(l.Address == at || l.Address.Addr().IsUnspecified())
 		})
 		if !found {
-			t.Errorf("%s is not in %+v", at, list)
+			t.Errorf("%s is not found: %+v", at, h.Listeners(int(at.Port())))
+		}
+		must(t, l.Close())
+		for _, l := range h.Listeners(int(at.Port())) {
+			if l.Address == at {
+				t.Errorf("%s is closed, and listed", at)
+			}
 		}
 	}
 }

@@ -60,9 +60,10 @@ func TestClockOfASlowCluster(t *testing.T) {
 
 // With a clock that is far off, TLS fails before any time is told.
 func TestClockThatBreaksTLS(t *testing.T) {
-	s := httptest.NewTLSServer(http.NotFoundHandler())
-	defer s.Close()
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
 	wrong := time.Date(1969, 12, 31, 23, 0, 9, 0, time.UTC)
 	s.Client().Transport.(*http.Transport).TLSClientConfig.Time = func() time.Time { return wrong }
 	c := preflight.Clock{Now: func() time.Time { return wrong }, Remote: func(context.Context) (time.Time, error) {

@@ -42,10 +42,7 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 			problems = append(problems, fmt.Sprintf("port %d on %s is not usable: %s", at.Port(), at.Addr(), dialProblem(err)))
 			continue
 		}
-		reason, hint, err := p.taken(ctx, at)
-		if err != nil {
-			return nil, err
-		}
+		reason, hint := p.taken(ctx, at)
 		if reason != "" && !slices.Contains(problems, reason) {
 			problems = append(problems, reason)
 		}
@@ -62,41 +59,37 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 }
 
 // taken says who has a port, or nothing when it is this node's etcd.
-func (p Ports) taken(ctx context.Context, at netip.AddrPort) (reason, hint string, err error) {
-	all, err := p.Host.Listeners(int(at.Port()))
-	if err != nil {
-		return "", "", err
-	}
-	holders := slices.DeleteFunc(all, func(l host.Listener) bool {
-		return l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified()
-	})
-	if slices.ContainsFunc(holders, func(l host.Listener) bool { return l.PID != 0 && l.PID == p.PID }) {
-		return "", "", nil
+func (p Ports) taken(ctx context.Context, at netip.AddrPort) (reason, hint string) {
+	var holders []host.Listener
+	for _, l := range p.Host.Listeners(int(at.Port())) {
+		if l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified() {
+			continue
+		}
+		if p.PID != 0 && p.Host.Holds(p.PID, l) {
+			return "", ""
+		}
+		holders = append(holders, l)
 	}
 	if len(holders) == 0 {
 		return fmt.Sprintf("port %d on %s is taken by a connection, or by a process that cannot be seen from here", at.Port(), at.Addr()),
-			fmt.Sprintf("look for it as root: ss -anp '( sport = :%d )'", at.Port()), nil
+			fmt.Sprintf("look for it as root: ss -anp '( sport = :%d )'", at.Port())
 	}
 	l := holders[0]
 	where := ", which listens on " + l.Address.String()
-	if l.PID == 0 {
-		who := userName(l.UID)
-		if p.PID != 0 && os.Geteuid() != 0 {
-			converge.Warnf(ctx, "port %d is taken by a process of user %s that this user cannot see; this node's etcd runs, and probably has it", at.Port(), who)
-			return "", "", nil
-		}
-		return fmt.Sprintf("port %d is taken by a process of user %s%s", at.Port(), who, where),
-			fmt.Sprintf("look for it as root: ss -lntp '( sport = :%d )'", at.Port()), nil
+	holder, err := p.Host.Holder(l)
+	switch {
+	case err != nil && p.PID != 0 && os.Geteuid() != 0:
+		converge.Warnf(ctx, "port %d is taken by a process of user %s that this user cannot see; this node's etcd runs, and probably has it", at.Port(), userName(l.UID))
+		return "", ""
+	case err != nil:
+		return fmt.Sprintf("port %d is taken by a process of user %s%s", at.Port(), userName(l.UID), where),
+			fmt.Sprintf("look for it as root: ss -lntp '( sport = :%d )'", at.Port())
+	case holder.Name == "etcd":
+		hint = fmt.Sprintf("see which etcd it is: ps -fp %d; stop it, or remove it from its cluster with the tool that set it up", holder.PID)
+	default:
+		hint = fmt.Sprintf("see what it is: ps -fp %d; stop it, or give this node another address: --bind-address ADDRESS", holder.PID)
 	}
-	name := "gone"
-	if q, err := p.Host.Process(l.PID); err == nil {
-		name = q.Name
-	}
-	hint = fmt.Sprintf("see what it is: ps -fp %d; stop it, or give this node another address: --bind-address ADDRESS", l.PID)
-	if name == "etcd" {
-		hint = fmt.Sprintf("see which etcd it is: ps -fp %d; stop it, or remove it from its cluster with the tool that set it up", l.PID)
-	}
-	return fmt.Sprintf("port %d is taken by pid %d (%s)%s", at.Port(), l.PID, name, where), hint, nil
+	return fmt.Sprintf("port %d is taken by pid %d (%s)%s", at.Port(), holder.PID, holder.Name, where), hint
 }
 
 // userName returns the name of a user, or the id of one that has none.

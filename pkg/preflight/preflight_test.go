@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -140,6 +141,11 @@ func TestAddress(t *testing.T) {
 	}
 	if own, err := host.DefaultAddress(); err == nil {
 		expect(t, "the default address", preflight.Address{Address: own}, verdict{})
+		all, err := net.InterfaceAddrs()
+		must(t, err)
+		if next := own.Next(); !slices.ContainsFunc(all, func(a net.Addr) bool { return strings.HasPrefix(a.String(), next.String()+"/") }) {
+			expect(t, "a neighbour", preflight.Address{Address: next}, verdict{refused: next.String() + " is not on this host"})
+		}
 		expect(t, "a wrong one", preflight.Address{Address: netip.MustParseAddr("198.51.100.7")}, verdict{refused: own.String(), hint: "--bind-address " + own.String()})
 	}
 }
