@@ -1,0 +1,211 @@
+package lifecycle
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/api"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/host"
+)
+
+// node is one with an empty root that nothing may be changed under, unless opts say otherwise.
+func node(t *testing.T, opts ...host.Option) *Node {
+	t.Helper()
+	c := api.Config{Name: "etcd-1", BindAddress: "127.88.0.1", InitSystem: api.Process, Version: "3.6.16"}
+	api.Default(&c, api.Facts{})
+	n := &Node{Config: c, Host: host.New(t.TempDir(), opts...), Now: time.Now}
+	t.Cleanup(n.Close)
+	return n
+}
+
+func TestPlansTouchNoNode(t *testing.T) {
+	blank := &Node{} // no host, no configuration: help shows the phases before there is one
+	for name, want := range map[string]struct {
+		phases []converge.Phase
+		names  string
+	}{
+		"init":          {Init(blank, InitOptions{}), "preflight config install certificates configure start etcdctl health post-init-instructions"},
+		"init snapshot": {Init(blank, InitOptions{Snapshot: "x"}), "preflight config install certificates snapshot configure start etcdctl health post-init-instructions"},
+		"join":          {Join(blank, JoinOptions{}), "preflight config stop install certificates cluster membership configure start health etcdctl"},
+		"reset":         {Reset(blank, ResetOptions{}), "preflight leave stop data certificates configure install"},
+		"restore":       {Restore(blank, RestoreOptions{}), "preflight config install certificates stop data configure start etcdctl health post-restore-instructions"},
+		"download":      {Download(blank), "preflight download"},
+	} {
+		if got := strings.Join(converge.Names(want.phases), " "); got != want.names {
+			t.Errorf("%s: phases %s, want %s", name, got, want.names)
+		}
+		for _, p := range want.phases {
+			if p.Short == "" {
+				t.Errorf("%s: the phase %s says nothing of itself", name, p.Name)
+			}
+		}
+	}
+}
+
+func TestWhatCanFailComesBeforeTheClusterIsChanged(t *testing.T) {
+	names := converge.Names(Join(&Node{}, JoinOptions{}))
+	for _, early := range []string{PhasePreflight, PhaseInstall, PhaseCertificates, "cluster"} {
+		if slices.Index(names, early) > slices.Index(names, PhaseMembership) {
+			t.Errorf("join: %s comes behind %s", early, PhaseMembership)
+		}
+	}
+	names = converge.Names(Reset(&Node{}, ResetOptions{}))
+	if slices.Index(names, "leave") > slices.Index(names, "data") || slices.Index(names, PhaseStop) > slices.Index(names, "data") {
+		t.Errorf("reset deletes data early: %v", names)
+	}
+}
+
+func TestDryRunActsOnNothing(t *testing.T) {
+	var acts []string
+	n := node(t, host.ReadOnly(), host.Observe(func(act string) { acts = append(acts, act) }))
+	for name, phases := range map[string][]converge.Phase{
+		"init": Init(n, InitOptions{}), "reset": Reset(n, ResetOptions{}), "join": Join(n, JoinOptions{Endpoints: []string{"https://127.88.0.2:2379"}}),
+	} {
+		r := converge.Run(context.Background(), phases, converge.Options{DryRun: true})
+		if name == "join" { // there is no CA
+			if errs.StatusOf(r.Err) != errs.Precondition {
+				t.Errorf("join: %v", r.Err)
+			}
+		} else if r.Err != nil {
+			t.Errorf("%s: %v", name, r.Err)
+		}
+		if r.Changed != (name == "init") {
+			t.Errorf("%s: would change: %t", name, r.Changed)
+		}
+	}
+	if entries, _ := os.ReadDir(n.Host.Root()); len(acts) > 0 || len(entries) > 0 {
+		t.Errorf("acts %q, files %v", acts, entries)
+	}
+}
+
+func TestInitNeverTouchesDataThatExists(t *testing.T) {
+	const settings = "ETCD_NAME=etcd-1\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://127.88.0.1:2380\n"
+	whole := []string{"member/wal/0.wal", "member/snap/db"}
+	for name, c := range map[string]struct {
+		data      []string
+		env       string
+		bootstrap bool
+		refused   string // "" when init may go on
+	}{
+		"blank":                               {},
+		"lost+found":                          {data: []string{"lost+found/x"}},
+		"our member":                          {data: whole, env: settings},
+		"a member of somebody":                {data: whole, refused: "holds the data of a member already"},
+		"a member at another address":         {data: whole, env: strings.ReplaceAll(settings, "127.88.0.1", "127.88.0.9"), refused: "is known to its cluster by"},
+		"half a member":                       {data: whole[:1], env: settings, refused: "holds half of a member"},
+		"half a member, killed in its birth":  {data: whole[1:], env: settings, bootstrap: true},
+		"foreign files":                       {data: []string{"notes.txt"}, refused: "holds files that are not etcd's"},
+		"settings of a member, and no data":   {env: settings, refused: "is empty"},
+		"settings and the wish for a cluster": {env: settings, bootstrap: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node(t)
+			files := map[string]string{}
+			for _, f := range c.data {
+				files[filepath.Join(constants.DefaultDataDir, f)] = "bytes"
+			}
+			if c.env != "" {
+				files[constants.EnvFile] = c.env
+			}
+			if c.bootstrap {
+				files[constants.BootstrapFile] = "ETCD_INITIAL_CLUSTER=etcd-1=https://127.88.0.1:2380\nETCD_INITIAL_CLUSTER_STATE=new\nETCD_INITIAL_CLUSTER_TOKEN=x\n"
+			}
+			for path, data := range files {
+				if err := n.Host.WriteFile(path, []byte(data), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			phases, err := converge.Only(Init(n, InitOptions{}), PhasePreflight)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := converge.Run(context.Background(), phases, converge.Options{})
+			switch {
+			case c.refused == "" && r.Err != nil:
+				t.Errorf("refused: %v", r.Err)
+			case c.refused != "" && (r.Err == nil || !strings.Contains(r.Err.Error(), c.refused) || errs.StatusOf(r.Err) != errs.Precondition || len(errs.HintsOf(r.Err)) == 0):
+				t.Errorf("status %d: %v (hints %q)", errs.StatusOf(r.Err), r.Err, errs.HintsOf(r.Err))
+			}
+			for path, data := range files {
+				if got, err := n.Host.ReadFile(path); err != nil || string(got) != data {
+					t.Errorf("%s: %q, %v", path, got, err)
+				}
+			}
+		})
+	}
+}
+
+func TestInitialClusterListsEveryMemberUnderANameOfItsOwn(t *testing.T) {
+	n := node(t)
+	m := etcd.Membership{Members: []etcd.Member{
+		{ID: 1, Name: "a", PeerURLs: []string{"https://127.88.0.2:2380"}},
+		{ID: 2, Name: "etcd-1", PeerURLs: []string{"https://127.88.0.3:2380"}}, // has our name
+		{ID: 3, PeerURLs: []string{"https://127.88.0.4:2380"}},                 // has not started
+		{ID: 4, PeerURLs: []string{"https://127.88.0.1:2380"}, Learner: true},  // this node
+		{ID: 5, Name: "b", PeerURLs: []string{"https://127.88.0.5:2380", "https://127.88.0.6:2380"}},
+	}}
+	want := "a=https://127.88.0.2:2380,b=https://127.88.0.5:2380,b=https://127.88.0.6:2380,etcd-1=https://127.88.0.1:2380," +
+		"member-2=https://127.88.0.3:2380,member-3=https://127.88.0.4:2380"
+	if got := n.initialCluster(m); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+func TestEndpointsAreClientURLs(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://10.0.0.7:2379":                            "https://10.0.0.7:2379",
+		"https://10.0.0.7:2379/, https://[fd00::7]:2379,,": "https://10.0.0.7:2379 https://[fd00::7]:2379",
+		"https://10.0.0.7:2379,https://10.0.0.7:2379":      "https://10.0.0.7:2379",
+		"https://etcd.example.com:2379":                    "https://etcd.example.com:2379",
+		"":                                                 "refused",
+		",":                                                "refused",
+		"10.0.0.7:2379":                                    "refused",
+		"http://10.0.0.7:2379":                             "refused",
+		"https://10.0.0.7":                                 "refused",
+		"https://user:secret@10.0.0.7:2379":                "refused",
+		"https://10.0.0.7:2379/v3":                         "refused",
+		"https://10.0.0.7:2379 https://10.0.0.8:2379":              "refused",
+		"https://10.0.0.7:2379,ftp://10.0.0.8:2379":                "refused",
+		"https://10.0.0.7:2379?x=y":                                "refused",
+		"https://" + strings.Repeat("a", 10) + "\n.example.com:79": "refused",
+	} {
+		got, err := ParseEndpoints(in)
+		switch {
+		case want == "refused" && (errs.StatusOf(err) != errs.Usage || len(errs.HintsOf(err)) == 0):
+			t.Errorf("%q: %v, %v", in, got, err)
+		case want != "refused" && (err != nil || strings.Join(got, " ") != want):
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+}
+
+func TestPeerCertificateNamesWhereConnectionsComeFrom(t *testing.T) {
+	n := node(t)
+	loopback := netip.MustParseAddr("127.0.0.1")
+	if got := n.sources([]string{"https://127.88.0.2:2379"}); !slices.Contains(got, loopback) {
+		t.Errorf("sources %v lack %s, from which loopback members are dialled", got, loopback)
+	}
+	n.Config.BindAddress = "192.0.2.1"
+	if got := n.sources([]string{"https://127.88.0.2:2379"}); slices.Contains(got, loopback) {
+		t.Errorf("sources %v: a member on a network is never dialled from loopback", got)
+	}
+}
+
+func TestAQuotaThatTheNodeHasStays(t *testing.T) {
+	if got := keptQuota(map[string]string{"ETCD_QUOTA_BACKEND_BYTES": "7"}, 9); got != 7 {
+		t.Errorf("got %d, want 7", got)
+	}
+	if got := keptQuota(nil, 9); got != 9 {
+		t.Errorf("got %d, want 9", got)
+	}
+}
