@@ -1,0 +1,242 @@
+package script
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"etcdadm/pkg/host"
+)
+
+// world is the machines of one story.
+type world struct {
+	nodes map[string]*node
+}
+
+type worldKey struct{}
+
+type node struct {
+	name, address, root string
+	remembered          *picture
+}
+
+var addresses atomic.Uint32
+
+// end stops whatever still runs of a story.
+func (w *world) end() {
+	for _, n := range w.nodes {
+		_ = n.down()
+	}
+}
+
+// named returns the nodes that the arguments of a command name.
+func named(ts *testscript.TestScript, neg bool, args []string) []*node {
+	if neg {
+		ts.Fatalf("this command has no opposite")
+	}
+	if len(args) == 0 {
+		ts.Fatalf("name a node")
+	}
+	var list []*node
+	for _, name := range args {
+		n := ts.Value(worldKey{}).(*world).nodes[name]
+		if n == nil {
+			ts.Fatalf("there is no node %s", name)
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+func addNodes(ts *testscript.TestScript, neg bool, names []string) {
+	for _, name := range names {
+		i := addresses.Add(1)
+		n := &node{name: name, address: fmt.Sprintf("127.83.%d.%d", i/250, i%250+1), root: ts.MkAbs(name)}
+		ts.Value(worldKey{}).(*world).nodes[name] = n
+		ts.Setenv(name, "https://"+n.address+":2379")
+		ts.Setenv(name+"_ADDR", n.address)
+		ts.Setenv(name+"_ROOT", n.root)
+	}
+}
+
+func giveCA(ts *testscript.TestScript, neg bool, args []string) {
+	nodes := named(ts, neg, args)
+	for _, to := range nodes[1:] {
+		ts.Check(os.MkdirAll(filepath.Join(to.root, "etc/etcd/pki"), 0o755))
+		for _, f := range []string{"ca.crt", "ca.key"} {
+			data, err := os.ReadFile(filepath.Join(nodes[0].root, "etc/etcd/pki", f))
+			ts.Check(err)
+			ts.Check(os.WriteFile(filepath.Join(to.root, "etc/etcd/pki", f), data, 0o600))
+		}
+	}
+}
+
+// crash kills etcd, and leaves its supervisor.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	for _, n := range named(ts, neg, args) {
+		pid := n.etcd()
+		if pid == 0 {
+			ts.Fatalf("no etcd runs on %s", n.name)
+		}
+		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+		ts.Check(until("etcd to be another process", func() bool { return n.etcd() != pid }))
+	}
+}
+
+func down(ts *testscript.TestScript, neg bool, args []string) {
+	for _, n := range named(ts, neg, args) {
+		ts.Check(n.down())
+	}
+}
+
+func lose(ts *testscript.TestScript, neg bool, args []string) {
+	for _, n := range named(ts, neg, args) {
+		ts.Check(n.down())
+		ts.Check(os.RemoveAll(n.root))
+	}
+}
+
+// down kills the supervisor of the node, with which etcd dies, and waits until both are gone.
+func (n *node) down() error {
+	supervisor, etcd := n.supervisor(), n.etcd()
+	if supervisor == 0 {
+		return nil
+	}
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return until("etcd to end", func() bool { return n.supervisor() != supervisor && !n.owns(etcd) })
+}
+
+// supervisor returns the process id of the node's supervisor, 0 when there is none.
+func (n *node) supervisor() int {
+	data, err := os.ReadFile(filepath.Join(n.root, "run/etcdadm/supervisor"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || !n.owns(pid) {
+		return 0
+	}
+	return pid
+}
+
+// etcd returns the process id of the node's etcd, 0 when there is none.
+func (n *node) etcd() int {
+	supervisor := n.supervisor()
+	if supervisor == 0 {
+		return 0
+	}
+	all, err := host.New("/", host.ReadOnly()).Processes()
+	if err != nil {
+		return 0
+	}
+	for _, p := range all {
+		if p.PPID == supervisor && p.State != 'Z' {
+			return p.PID
+		}
+	}
+	return 0
+}
+
+// owns tells whether a process works on the node: a file that names one may be old.
+func (n *node) owns(pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && pid != 0 && strings.Contains(string(args), n.root)
+}
+
+var started = regexp.MustCompile(`"msg":"starting an etcd server"`)
+
+func starts(ts *testscript.TestScript, neg bool, args []string) {
+	n := named(ts, neg, args[:1])[0]
+	log, err := os.ReadFile(filepath.Join(n.root, "var/log/etcd/etcd.log"))
+	ts.Check(err)
+	if got := strconv.Itoa(len(started.FindAll(log, -1))); got != args[1] {
+		ts.Fatalf("etcd was started %s times on %s, want %s", got, n.name, args[1])
+	}
+}
+
+// said waits until a file holds text.
+func said(ts *testscript.TestScript, neg bool, args []string) {
+	re := regexp.MustCompile(args[1])
+	ts.Check(until(args[1], func() bool {
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && re.Match(data)
+	}))
+}
+
+// peerPort asks on the peer port of a node, with a pair of its certificates, what an etcd asks that joins.
+func peerPort(ts *testscript.TestScript, neg bool, args []string) {
+	n := named(ts, false, args[:1])[0]
+	pki := filepath.Join(n.root, "etc/etcd/pki")
+	pair, err := tls.LoadX509KeyPair(filepath.Join(pki, args[1]+".crt"), filepath.Join(pki, args[1]+".key"))
+	ts.Check(err)
+	pool := x509.NewCertPool()
+	ca, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
+	ts.Check(err)
+	pool.AppendCertsFromPEM(ca)
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
+	}}
+	answer, err := client.Get("https://" + n.address + ":2380/members")
+	if err == nil {
+		_ = answer.Body.Close()
+	}
+	if answered := err == nil && answer.StatusCode == http.StatusOK; answered == neg {
+		ts.Fatalf("the peer port answers to %s: %t (%v)", args[1], answered, err)
+	}
+}
+
+// condition knows [ipv6]: whether the machine has the address ::1.
+func condition(name string) (bool, error) {
+	if name != "ipv6" {
+		return false, fmt.Errorf("unknown condition %s", name)
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "[::1]:0")
+	if err != nil {
+		return false, nil //nolint:nilerr // that is the answer
+	}
+	return true, l.Close()
+}
+
+// damage ruins a file: damage (truncate|corrupt) FILE.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	file := ts.MkAbs(args[1])
+	data, err := os.ReadFile(file)
+	ts.Check(err)
+	switch args[0] {
+	case "truncate":
+		data = data[:len(data)/2]
+	case "corrupt":
+		data[len(data)/2] ^= 0xff
+	default:
+		ts.Fatalf("%q is no kind of damage", args[0])
+	}
+	ts.Check(os.WriteFile(file, data, 0o600))
+}
+
+// until waits for a state that has to come.
+func until(what string, holds func() bool) error {
+	for range 3000 {
+		if holds() {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("waited for %s in vain", what)
+}
