@@ -103,6 +103,10 @@ Exit status:
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		// The flags of a command that was mistyped are unknown too.
+		if left := c.Flags().Args(); c.HasSubCommands() && len(left) > 0 {
+			return noArgs(c, left)
+		}
 		return errs.New(errs.Usage, "%w", err).Hint("%s --help", c.CommandPath())
 	})
 	f := root.PersistentFlags()
@@ -152,6 +156,7 @@ func noArgs(c *cobra.Command, args []string) error {
 	}
 	if c.HasSubCommands() {
 		e := errs.New(errs.Usage, "unknown command %q for %s", args[0], c.CommandPath())
+		c.SuggestionsMinimumDistance = 2 // edits
 		for _, s := range c.SuggestionsFor(args[0]) {
 			e = e.Hint("%s %s", c.CommandPath(), s)
 		}
