@@ -194,7 +194,7 @@ func (d *download) verify(ctx context.Context, want trust) error {
 	return nil
 }
 
-// commit gives the archive its name, and then leaves a record of its digest for Check.
+// commit gives the archive its name. The record of its digest for Check comes before: without the archive it says nothing.
 func (d *download) commit(ctx context.Context, want trust) error {
 	if err := d.part.Chmod(0o644); err != nil { // the umask, or an earlier run's
 		return err
@@ -202,13 +202,14 @@ func (d *download) commit(ctx context.Context, want trust) error {
 	if err := d.part.Sync(); err != nil {
 		return d.explainSpace(err)
 	}
-	if err := d.Host.Rename(d.partPath(), d.CachePath()); err != nil {
+	if want.sum != "" {
+		if err := d.Host.WriteFile(d.recordPath(), fmt.Appendf(nil, "%s  %s\n", want.sum, d.archiveName()), 0o644); err != nil {
+			return err
+		}
+	} else if err := d.Host.Remove(d.recordPath()); err != nil { // of another archive
 		return err
 	}
-	if want.sum == "" {
-		return nil
-	}
-	return d.Host.WriteFile(d.recordPath(), fmt.Appendf(nil, "%s  %s\n", want.sum, d.archiveName()), 0o644)
+	return d.Host.Rename(d.partPath(), d.CachePath())
 }
 
 // recordPath is the digest with which an archive was verified, in the form of sha256sum(1). It only spares Check to

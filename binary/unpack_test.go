@@ -112,7 +112,6 @@ func TestUnpackJudgesTheWholeStream(t *testing.T) {
 		"wrong check sum":           flipped,
 		"not compressed":            []byte("etcd"),
 		"something behind the end":  compress(t, append(stream(t, data), "garbage"...)),
-		"a bomb":                    compress(t, append(stream(t, data), make([]byte, maxUnpacked)...)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := inspect(t.Context(), bytes.NewReader(b)); errs.StatusOf(err) != errs.Verification {
@@ -120,6 +119,12 @@ func TestUnpackJudgesTheWholeStream(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a bomb", func(t *testing.T) {
+		err := untar(io.MultiReader(bytes.NewReader(stream(t, data)), zeros{}), memory{}.create)
+		if errs.StatusOf(err) != errs.Verification || !strings.Contains(err.Error(), "unpacks to more than 512.0 MiB") {
+			t.Errorf("%v, want status 6", err)
+		}
+	})
 	t.Run("interrupted", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -133,6 +138,14 @@ func TestUnpackJudgesTheWholeStream(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// zeros never end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // stream is what an archive compresses.
