@@ -1,5 +1,6 @@
-// Command gen writes the command reference, docs/commands.md, and the man pages, docs/man, from the command tree. With
-// -check it writes nothing, and fails when they are not what it would write.
+// Command gen writes what the code knows best into the documentation: the command reference, docs/commands.md, and the
+// man pages, docs/man, from the command tree, and the table of docs/configuration.md from the settings. With -check it
+// writes nothing, and fails when they are not what it would write.
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"etcdadm/cmd"
+	"etcdadm/pkg/api"
 )
 
 func main() {
@@ -34,6 +36,9 @@ func main() {
 func run(dir string, check bool) error {
 	files, err := generate()
 	if err != nil {
+		return err
+	}
+	if files["configuration.md"], err = withSettings(filepath.Join(dir, "configuration.md")); err != nil {
 		return err
 	}
 	old, err := filepath.Glob(filepath.Join(dir, "man", "*.1"))
@@ -54,7 +59,7 @@ func run(dir string, check bool) error {
 		switch {
 		case bytes.Equal(have, files[name]) && len(files[name]) > 0:
 		case check:
-			return fmt.Errorf("%s is not in step with the commands: run make docs", path)
+			return fmt.Errorf("%s is not in step with the code: run make docs", path)
 		case len(files[name]) == 0:
 			err = os.Remove(path)
 		default:
@@ -67,7 +72,7 @@ func run(dir string, check bool) error {
 	return nil
 }
 
-// generate returns all files by their name below the directory of the documentation.
+// generate returns the files about the commands by their name below the directory of the documentation.
 func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	var reference bytes.Buffer
@@ -157,4 +162,40 @@ func man(c *cobra.Command) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.Replace(page.Bytes(), []byte(never.Format(`"Jan 2006"`)), []byte(`""`), 1), nil
+}
+
+// The lines between which the table of settings stands.
+const (
+	tableBegins = "<!-- settings: written by make docs -->\n"
+	tableEnds   = "<!-- end of settings -->\n"
+)
+
+// withSettings returns a file with the table of settings in its place.
+func withSettings(path string) ([]byte, error) {
+	have, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	before, rest, begins := strings.Cut(string(have), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !begins || !ends {
+		return nil, fmt.Errorf("%s has no place for the table of settings, between %q and %q", path, tableBegins, tableEnds)
+	}
+	return []byte(before + tableBegins + settingsTable() + tableEnds + after), nil
+}
+
+func settingsTable() string {
+	var b strings.Builder
+	b.WriteString("\n| key | flag | environment | form | default | meaning |\n|---|---|---|---|---|---|\n")
+	for _, s := range api.Settings {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", s.Key, code("--", s.Flag), code("", s.Env), s.Kind, s.Default, s.Usage)
+	}
+	return b.String() + "\n"
+}
+
+func code(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + prefix + s + "`"
 }
