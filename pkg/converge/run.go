@@ -85,22 +85,28 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 	return verdict(gathered)
 }
 
-// verdict makes one error of the problems of a gathered phase. One problem speaks for itself; several are listed.
+// verdict makes one error of the problems of a gathered phase. One problem speaks for itself, also when several checks
+// met it; several are listed.
 func verdict(problems []error) error {
-	switch len(problems) {
+	var lines, hints []string
+	for _, p := range problems {
+		if !slices.Contains(lines, p.Error()) {
+			lines = append(lines, p.Error())
+		}
+		for _, h := range errs.HintsOf(p) {
+			if !slices.Contains(hints, h) {
+				hints = append(hints, h)
+			}
+		}
+	}
+	switch len(lines) {
 	case 0:
 		return nil
 	case 1:
 		return problems[0]
 	}
-	lines := make([]string, len(problems))
-	e := errs.New(errs.StatusOf(problems[0]), "")
-	for i, p := range problems {
-		lines[i] = p.Error()
-		e.Hints = append(e.Hints, errs.HintsOf(p)...)
-	}
-	all := errs.New(e.Status, "%d problems: %s", len(problems), strings.Join(lines, "; "))
-	all.Hints = slices.Compact(e.Hints)
+	all := errs.New(errs.StatusOf(problems[0]), "%d problems: %s", len(lines), strings.Join(lines, "; "))
+	all.Hints = hints
 	return all
 }
 
