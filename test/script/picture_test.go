@@ -20,7 +20,7 @@ type picture struct {
 	etcd  int               // the process
 }
 
-// take leaves out what a running etcd writes, and the file that etcdadm locks.
+// take leaves out what a running etcd writes, and the file that etcdadm locks, with the directories made for it.
 func (n *node) take() (*picture, error) {
 	p := &picture{files: map[string]string{}, etcd: n.etcd()}
 	err := filepath.WalkDir(n.root, func(path string, d fs.DirEntry, err error) error {
@@ -32,7 +32,7 @@ func (n *node) take() (*picture, error) {
 		}
 		rel, _ := filepath.Rel(n.root, path)
 		switch {
-		case p.etcd != 0 && strings.HasPrefix(rel, "var/lib/etcd/member/"), strings.HasPrefix(rel, "var/log/etcd/"), rel == "run/etcdadm.lock":
+		case p.etcd != 0 && strings.HasPrefix(rel, "var/lib/etcd/member/"), strings.HasPrefix(rel, "var/log/etcd/"), rel == "run/etcdadm.lock", rel == "run", rel == ".":
 			return nil
 		}
 		info, err := d.Info()

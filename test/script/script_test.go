@@ -74,11 +74,18 @@ func play(t *testing.T, mirror release.Mirror, version, dir string) {
 			e.Setenv("GOARCH", runtime.GOARCH)
 			e.Setenv("MIRROR", mirror.URL())
 			e.Setenv("MIRROR_DIR", string(mirror))
-			e.Setenv("SUMS", mirror.Sums())
+			e.Setenv("SUMS", filepath.Join(e.WorkDir, "SHA256SUMS"))
 			w := &world{nodes: map[string]*node{}}
 			e.Values[worldKey{}] = w
 			e.Defer(w.end)
-			return open(e.WorkDir)
+			if err := open(e.WorkDir); err != nil {
+				return err
+			}
+			sums, err := os.ReadFile(mirror.Sums())
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(e.WorkDir, "SHA256SUMS"), sums, 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node":      addNodes,
