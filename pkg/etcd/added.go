@@ -15,7 +15,7 @@ import (
 // Added is the state that the cluster has a member with a peer URL, learner or voter: the peer URL is the natural key of
 // a member that has not started yet. Apply adds it as a learner, and waits for its turn until its context ends.
 type Added struct {
-	Cluster *Cluster
+	Cluster *Cluster // nil: there is nothing to ask with yet (a dry run before there are certificates), which is a gap
 	PeerURL string
 	// Blank says that this node has no data of a member. A member with the peer URL that has run before has lost its memory
 	// then, of votes and of entries that it acknowledged: it is removed, and a new one takes its place.
@@ -24,6 +24,9 @@ type Added struct {
 
 // Check looks for the peer URL. Without a quorum the word of one voter will do: the quorum may be waiting for just this member.
 func (r Added) Check(ctx context.Context) (converge.Diff, error) {
+	if r.Cluster == nil {
+		return unasked("member "+r.PeerURL, "a learner")
+	}
 	a, err := r.Cluster.list(ctx, true, anybody)
 	m, found := a.ByPeerURL(r.PeerURL)
 	if err != nil && !found {

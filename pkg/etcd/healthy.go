@@ -8,14 +8,22 @@ import (
 	"etcdadm/pkg/errs"
 )
 
+// unasked is the gap when there is no cluster to ask: see the resources.
+func unasked(what, want string) (converge.Diff, error) {
+	return converge.Diff{{What: what, Have: "not known before this node has certificates", Want: want}}, nil
+}
+
 // Answering is the state that an etcd answers at a client endpoint, in whatever condition.
 type Answering struct {
-	Cluster  *Cluster
+	Cluster  *Cluster // nil: there is nothing to ask with yet, which is a gap
 	Endpoint string
 }
 
 // Check asks for the status. Only when the port is open is a client connected to it.
 func (r Answering) Check(ctx context.Context) (converge.Diff, error) {
+	if r.Cluster == nil {
+		return unasked("etcd at "+r.Endpoint, "answering")
+	}
 	if _, err := r.Cluster.Status(ctx, r.Endpoint); err != nil {
 		return silent(r.Endpoint, err)
 	}
@@ -36,12 +44,15 @@ func silent(endpoint string, err error) (converge.Diff, error) {
 // Healthy is the state that the member at a client endpoint serves linearizable reads, and that the cluster has no alarm of a
 // corrupt database. The alarm of a full one is a warning: reading works, and only people can make room.
 type Healthy struct {
-	Cluster  *Cluster
+	Cluster  *Cluster // nil: there is nothing to ask with yet, which is a gap
 	Endpoint string
 }
 
 // Check asks that very endpoint.
 func (r Healthy) Check(ctx context.Context) (converge.Diff, error) {
+	if r.Cluster == nil {
+		return unasked("member at "+r.Endpoint, "healthy")
+	}
 	s, err := r.Cluster.Status(ctx, r.Endpoint)
 	if err != nil {
 		return silent(r.Endpoint, err)

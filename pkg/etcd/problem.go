@@ -44,6 +44,9 @@ func (c *Cluster) rpcProblem(ctx context.Context, endpoint string, err error) er
 	case s.Code() != codes.Unavailable:
 		return errors.New(strings.TrimPrefix(s.Message(), "etcdserver: "))
 	}
+	if strings.Contains(s.Message(), context.DeadlineExceeded.Error()) { // it accepts connections, and does not serve yet
+		return fmt.Errorf("no answer within %s", c.o.DialTimeout)
+	}
 	// The connection failed, or ended. A server that refuses our certificate just ends it, as far as gRPC tells.
 	if u, perr := url.Parse(endpoint); perr == nil {
 		if herr := handshake(ctx, u, c.o.TLS, c.o.DialTimeout); herr != nil {

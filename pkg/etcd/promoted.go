@@ -13,13 +13,16 @@ import (
 // Promoted is the state that the member with a peer URL is a voter. Apply waits until its context ends for the member to
 // catch up. etcd would promote at 90 % of the leader's log; on a large one that may be a million entries short.
 type Promoted struct {
-	Cluster *Cluster // through other members: a learner is not asked about its cluster
+	Cluster *Cluster // through other members: a learner is not asked about its cluster. nil is a gap, as in Added
 	PeerURL string
 	Local   string // client URL of the member itself
 }
 
 // Check looks at the member list.
 func (r Promoted) Check(ctx context.Context) (converge.Diff, error) {
+	if r.Cluster == nil {
+		return unasked("member "+r.PeerURL, "a voter")
+	}
 	m, err := r.Cluster.Members(ctx)
 	if err != nil {
 		return nil, err
