@@ -91,7 +91,7 @@ func (r Added) turn(err error, m Membership) error {
 	case errors.Is(err, rpctypes.ErrPeerURLExist): // perhaps ours, from a reply that was lost; the list tells
 		return waiting{"the peer URL " + r.PeerURL + " is in the cluster already", soon}
 	case errors.Is(err, rpctypes.ErrTooManyLearners):
-		return waiting{"another member joins: " + holders(m), soon}
+		return waiting{"the cluster has as many learners as it allows: " + holders(m), soon}
 	case errors.Is(err, rpctypes.ErrUnhealthy):
 		return waiting{"the cluster takes a new member when its leader has been connected to a majority for 5s", later}
 	case errors.Is(err, rpctypes.ErrMemberNotFound):
@@ -103,16 +103,16 @@ func (r Added) turn(err error, m Membership) error {
 	return passing(err, "add member %s", r.PeerURL)
 }
 
-// holders names the members that are learners now, of which a cluster allows only so many.
+// holders names the members that are learners now.
 func holders(m Membership) string {
 	var names []string
 	for _, l := range m.Learners() {
 		names = append(names, l.String())
 	}
 	if len(names) == 0 {
-		return "it was a learner a moment ago"
+		return "another one has just been promoted"
 	}
-	return strings.Join(names, ", ") + " is a learner still"
+	return strings.Join(names, ", ")
 }
 
 // forget removes a member that lost its data.
