@@ -36,6 +36,12 @@ type node struct {
 
 var addresses atomic.Uint32
 
+// newNode returns a node with an address of its own.
+func newNode(name, root string) *node {
+	i := addresses.Add(1)
+	return &node{name: name, address: fmt.Sprintf("127.83.%d.%d", i/250, i%250+1), root: root}
+}
+
 // end stops whatever still runs of a story.
 func (w *world) end() {
 	for _, n := range w.nodes {
@@ -64,8 +70,7 @@ func named(ts *testscript.TestScript, neg bool, args []string) []*node {
 
 func addNodes(ts *testscript.TestScript, neg bool, names []string) {
 	for _, name := range names {
-		i := addresses.Add(1)
-		n := &node{name: name, address: fmt.Sprintf("127.83.%d.%d", i/250, i%250+1), root: ts.MkAbs(name)}
+		n := newNode(name, ts.MkAbs(name))
 		ts.Value(worldKey{}).(*world).nodes[name] = n
 		ts.Setenv(name, "https://"+n.address+":2379")
 		ts.Setenv(name+"_ADDR", n.address)
