@@ -66,7 +66,7 @@ func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 	data, err := h.ReadFile(constants.ConfigFile)
 	switch {
 	case err == nil:
-		stored, err := api.Parse(api.FromStored, h.Path(constants.ConfigFile), data)
+		stored, err := parse(api.FromStored, h.Path(constants.ConfigFile), data)
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 		if err != nil {
 			return nil, errs.New(errs.Usage, "configuration file: %w", err).Hint("etcdadm config print > etcdadm.yaml")
 		}
-		file, err := api.Parse(api.FromFile, a.configFile, data)
+		file, err := parse(api.FromFile, a.configFile, data)
 		if err != nil {
 			return nil, err
 		}
@@ -98,6 +98,15 @@ func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 		}
 	}
 	return append(layers, env, flags), nil
+}
+
+// parse reads a configuration. Where the error has no hint of its own, there is an example to follow.
+func parse(origin api.Origin, name string, data []byte) (api.Layer, error) {
+	layer, err := api.Parse(origin, name, data)
+	if err != nil && len(errs.HintsOf(err)) == 0 {
+		err = errs.New(errs.Usage, "%w", err).Hint("for a file with every key: etcdadm --root \"$(mktemp -d)\" config print")
+	}
+	return layer, err
 }
 
 // readInput reads a file of the caller, or standard input for "-".
@@ -157,7 +166,7 @@ func (a *app) readSums(path string) (map[string]string, error) {
 	}
 	data, err := a.readInput(path)
 	if err != nil {
-		return nil, errs.New(errs.Usage, "--sha256sums: %w", err)
+		return nil, errs.New(errs.Usage, "--sha256sums: %w", err).Hint("leave --sha256sums out for the digests that are compiled in")
 	}
 	sums, err := binary.ParseSums(strings.NewReader(string(data)))
 	if err != nil {

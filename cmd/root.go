@@ -61,6 +61,9 @@ func Main(args []string, s Streams, opts ...host.Option) errs.Status {
 	if errors.As(err, &status) {
 		return errs.Status(status)
 	}
+	if called != nil && errs.StatusOf(err) == errs.Usage && len(errs.HintsOf(err)) == 0 {
+		err = errs.New(errs.Usage, "%w", err).Hint("%s --help", called.CommandPath())
+	}
 	a.console.Error(err)
 	if !a.written {
 		a.writeFailure(called, args, err)
@@ -104,8 +107,8 @@ Exit status:
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		// The flags of a command that was mistyped are unknown too.
-		if left := c.Flags().Args(); c.HasSubCommands() && len(left) > 0 {
-			return noArgs(c, left)
+		if left := c.Flags().Args(); c.HasSubCommands() && len(left) > 0 && c.ValidateArgs(left) != nil {
+			return c.ValidateArgs(left)
 		}
 		return errs.New(errs.Usage, "%w", err).Hint("%s --help", c.CommandPath())
 	})
@@ -144,6 +147,9 @@ func (a *app) checkGlobals() error {
 	}
 	if a.timeout < 0 {
 		return errs.New(errs.Usage, "--timeout is %s; it cannot be negative", a.timeout).Hint("leave --timeout out for the limits of each wait")
+	}
+	if a.root == "" { // of a script's variable that is not set
+		return errs.New(errs.Usage, "--root is empty").Hint("leave --root out for this machine itself")
 	}
 	a.root, err = filepath.Abs(a.root)
 	return err
