@@ -76,7 +76,7 @@ func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, 
 			return n.dataDirectory(ours).Check(ctx)
 		})),
 		check(PhasePreflight, "DataLost", "data of this member", converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, n.dataLost(o) })),
-		check(PhasePreflight, "FreeSpace", "free space", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir}),
+		n.freeSpace(PhasePreflight, "FreeSpace", nil),
 	), nil
 }
 
@@ -93,7 +93,7 @@ func (n *Node) joinChecks(ctx context.Context, o JoinOptions) ([]converge.Step, 
 			}
 			return n.dataDirectory(ours).Check(ctx)
 		})),
-		check(PhasePreflight, "FreeSpace", "free space", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir}),
+		n.freeSpace(PhasePreflight, "FreeSpace", nil),
 	), nil
 }
 
@@ -160,8 +160,18 @@ func (n *Node) clusterChecks(_ context.Context, o JoinOptions) ([]converge.Step,
 			}
 			return preflight.SourceAddress{Peers: view.peers(members), Named: leaves[1].IPs}.Check(ctx)
 		})),
-		check(phase, "DatabaseSpace", "room for the database", preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir, Database: view.database}),
+		n.freeSpace(phase, "DatabaseSpace", view.database),
 	}, nil
+}
+
+// freeSpace is room for what is to come; a member that is here already has its room.
+func (n *Node) freeSpace(phase, name string, database func(context.Context) (int64, error)) converge.Step {
+	return check(phase, name, "free space", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		if s, err := n.data(); err != nil || s.Kind == snapshot.Whole {
+			return nil, err
+		}
+		return preflight.FreeSpace{Host: n.Host, Path: n.Config.DataDir, Database: database}.Check(ctx)
+	}))
 }
 
 // gate is the verdict of the table of versions.
@@ -262,6 +272,9 @@ func (n *Node) dataLost(o InitOptions) error {
 	}
 	bootstrapping, err := n.bootstrapping()
 	if err != nil || bootstrapping {
+		return err
+	}
+	if condemned, err := snapshot.IsCondemned(n.Host, n.Config.DataDir); err != nil || condemned { // by a reset, not lost
 		return err
 	}
 	return errs.New(errs.Precondition, "this node was set up as member %s, and its data directory %s is empty", env["ETCD_NAME"], n.Config.DataDir).

@@ -24,15 +24,19 @@ type ResetOptions struct {
 	SkipRemoveMember bool // do not ask the cluster
 }
 
-// Reset is nothing of etcdadm on this node. The data goes only after the cluster has let go of the member; what starts
-// etcd goes before the data, so that nothing ever starts on half of it; the desired state goes last, so that a reset that
-// was killed knows what to do when it is run again.
+// Reset is nothing of etcdadm on this node. The data goes only after the cluster has let go of the member. It is given up
+// by one rename, before anything is deleted: a reset that was killed is known by it, and does not ask the cluster again.
+// The desired state goes last, as it tells where everything is.
 func Reset(n *Node, o ResetOptions) []converge.Phase {
 	return []converge.Phase{
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
 		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.leave(ctx, o) }},
-		{Name: PhaseStop, Short: "nothing of etcd runs, or can start", Steps: n.stopForGood},
-		{Name: "data", Short: "no data", Steps: fixed(once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}))},
+		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
+		{Name: "data", Short: "no data", Steps: fixed(
+			once("data/given-up", "data given up", snapshot.Condemned{Host: n.Host, DataDir: n.Config.DataDir}),
+			once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: []string{constants.EnvFile, constants.BootstrapFile}}),
+			once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}),
+		)},
 		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
 		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: []string{
 			constants.EtcdctlEnvFile, path.Dir(constants.LogFile), constants.RunDir,
@@ -46,6 +50,11 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 	found, err := n.selfFound(ctx)
 	if err != nil || !found.anything {
 		return nil, err
+	}
+	if found.foreign && !o.SkipRemoveMember {
+		return nil, errs.New(errs.Precondition, "the data in %s is of a member that this node was not set up as", n.Config.DataDir).
+			Hint("to keep it, set it aside: mv %[1]s %[1]s.old", n.Host.Path(n.Config.DataDir)).
+			Hint("to delete it: etcdadm reset --skip-remove-member")
 	}
 	if found.last && !o.SkipRemoveMember {
 		return n.finalSnapshot(ctx, found)
@@ -80,6 +89,7 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 // self is what a node knows of its own membership.
 type self struct {
 	anything  bool // there is something that a cluster may count on
+	foreign   bool // and it is the data of a member that etcdadm did not set up
 	running   bool
 	last      bool   // the only voter
 	id        uint64 // 0: not known
@@ -94,15 +104,25 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	if err != nil {
 		return s, err
 	}
-	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
-	// ended right after it had the member added; that takes a certificate, and a reset removes data and settings before it.
+	condemned, err := snapshot.IsCondemned(n.Host, n.Config.DataDir)
+	if err != nil || condemned && state.Kind != snapshot.Whole { // a reset got that far
+		return s, err
+	}
 	env, err := n.environment()
 	if err != nil {
 		return s, err
 	}
 	own := n.Config.ClientURL()
+	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
+	// ended right after it had the member added; that takes a certificate, and a reset removes settings before it.
 	_, cannotAsk := n.cluster(own)
-	s.anything = state.Kind == snapshot.Whole || state.Kind == snapshot.Half || env != nil || len(n.Config.JoinEndpoints) > 0 && cannotAsk == nil
+	data := state.Kind == snapshot.Whole || state.Kind == snapshot.Half
+	if env == nil && data { // data that was restored and never started is of nobody
+		restored, err := snapshot.IsRestored(n.Host, n.Config.DataDir)
+		s.anything, s.foreign = !restored, !restored
+		return s, err
+	}
+	s.anything = env != nil || len(n.Config.JoinEndpoints) > 0 && cannotAsk == nil
 	if !s.anything {
 		return s, nil
 	}
@@ -232,7 +252,7 @@ func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snaps
 	return snapshot.Save(ctx, n.Host, client, file)
 }
 
-// stopForGood is etcd stopped, and nothing left that would start it.
+// stopForGood is etcd stopped, now and at boot.
 func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 	backend, err := n.backend()
 	if err != nil {
@@ -244,7 +264,6 @@ func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 	return []converge.Step{
 		once("stop/disabled", "etcd does not start at boot", backend.Disabled()),
 		{Name: "stop/stopped", Short: "etcd is stopped", Want: backend.Stopped(), Within: constants.StopTimeout + 10*time.Second},
-		once("stop/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: []string{constants.EnvFile, constants.BootstrapFile}}),
 	}, nil
 }
 

@@ -84,9 +84,6 @@ func (v *clusterView) versions(ctx context.Context) ([]version.Etcd, error) {
 
 // database is the size of the largest database among the voters.
 func (v *clusterView) database(ctx context.Context) (int64, error) {
-	if bootstrapped, err := v.n.isMember(); err != nil || bootstrapped { // it has arrived
-		return 0, err
-	}
 	size := int64(0)
 	err := v.each(ctx, func(s etcd.Status) { size = max(size, s.DBSize) })
 	return size, err

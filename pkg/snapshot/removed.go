@@ -38,20 +38,14 @@ func (r Removed) Check(context.Context) (converge.Diff, error) {
 
 // Apply removes it. The member goes by one rename, so that a killed run never leaves half of one. The data of a
 // running etcd is refused with status 3.
-func (r Removed) Apply(context.Context) error {
-	if err := refuseInUse(r.Host, r.DataDir); err != nil {
-		return err
+func (r Removed) Apply(ctx context.Context) error {
+	if r.there(filepath.Join(r.DataDir, memberDir)) {
+		if err := (Condemned{r.Host, r.DataDir}).Apply(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.clear(); err != nil {
 		return err
-	}
-	if member := filepath.Join(r.DataDir, memberDir); r.there(member) {
-		if err := r.Host.Rename(member, filepath.Join(r.DataDir, "."+memberDir+".removed")); err != nil {
-			return err
-		}
-		if err := r.clear(); err != nil {
-			return err
-		}
 	}
 	bare, err := r.bare()
 	if err != nil || !bare {
@@ -97,4 +91,53 @@ func (r Removed) bare() (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// Condemned is a data directory whose member, if there was one, is on its way out: nothing starts on it any more. It is
+// what a reset decides first, so that one that was killed is known by it.
+type Condemned struct {
+	Host    *host.Host
+	DataDir string
+}
+
+func (c Condemned) member() string { return filepath.Join(c.DataDir, memberDir) }
+func (c Condemned) out() string    { return filepath.Join(c.DataDir, "."+memberDir+".removed") }
+
+// Check looks for the member.
+func (c Condemned) Check(context.Context) (converge.Diff, error) {
+	if _, err := c.Host.Lstat(c.member()); err == nil {
+		return converge.Diff{{What: c.member(), Have: "present", Want: "given up"}}, nil
+	} else if !absent(err) {
+		return nil, unreadable(c.DataDir, err)
+	}
+	return nil, nil
+}
+
+// Apply renames it. The data of a running etcd is refused with status 3.
+func (c Condemned) Apply(context.Context) error {
+	if err := refuseInUse(c.Host, c.DataDir); err != nil {
+		return err
+	}
+	if err := c.Host.RemoveAll(c.out()); err != nil { // of an earlier reset
+		return err
+	}
+	return c.Host.Rename(c.member(), c.out())
+}
+
+// IsCondemned tells whether a reset has given the member up, and was killed before all of it was gone.
+func IsCondemned(h *host.Host, dataDir string) (bool, error) {
+	there, err := h.Exists(Condemned{h, dataDir}.out())
+	if err != nil {
+		return false, unreadable(dataDir, err)
+	}
+	return there, nil
+}
+
+// IsRestored tells whether the member in a data directory was made of a snapshot by Restored.
+func IsRestored(h *host.Host, dataDir string) (bool, error) {
+	there, err := h.Exists(filepath.Join(dataDir, memberDir, marker))
+	if err != nil {
+		return false, unreadable(dataDir, err)
+	}
+	return there, nil
 }

@@ -303,13 +303,17 @@ func (n *node) owns(pid int) bool {
 	return err == nil && strings.Contains(string(args), n.root)
 }
 
-var (
-	fingerprint = regexp.MustCompile(`-[0-9a-f]{16,}`)
-	date        = regexp.MustCompile(`\.\d{8}T\d{6}Z(-\d+)?`)
-	final       = regexp.MustCompile(`final-[0-9a-f]+-\d+`)
-	drawn       = regexp.MustCompile(`(?m)^(ETCDADM_DIGEST|ETCD_INITIAL_CLUSTER_TOKEN)=.*$`)
-	address     = regexp.MustCompile(`127\.84\.\d+\.\d+`)
-)
+// random is what differs from try to try, and what stands in its place.
+var random = []struct {
+	what *regexp.Regexp
+	as   string
+}{
+	{regexp.MustCompile(`final-[0-9a-f]+-\d+`), "final"},
+	{regexp.MustCompile(`-[0-9a-f]{16,}`), "-FINGERPRINT"},
+	{regexp.MustCompile(`\.\d{8}T\d{6}Z(-\d+)?`), ".DATE"},
+	{regexp.MustCompile(`(?m)^(ETCDADM_DIGEST|ETCD_INITIAL_CLUSTER_TOKEN)=.*$`), "$1=DRAWN"},
+	{regexp.MustCompile(`127\.84\.\d+\.\d+`), "ADDRESS"},
+}
 
 // files describes everything under the root that should be the same in every try: names, modes, links, and contents
 // but for keys, certificates, data and logs. What is drawn at random or dated is left out of names and contents.
@@ -318,8 +322,8 @@ func (n *node) files() map[string]string {
 	list := map[string]string{}
 	same := func(s string) string {
 		s = strings.ReplaceAll(s, n.w.dir, "DIR")
-		for re, to := range map[*regexp.Regexp]string{fingerprint: "-FINGERPRINT", date: ".DATE", final: "final", drawn: "$1=DRAWN", address: "ADDRESS"} {
-			s = re.ReplaceAllString(s, to)
+		for _, r := range random {
+			s = r.what.ReplaceAllString(s, r.as)
 		}
 		return s
 	}
