@@ -126,7 +126,7 @@ func InstalledVersion(h *host.Host, installDir string) (version.Etcd, bool, erro
 	dir, ok := strings.CutPrefix(path.Dir(text), constants.ReleasesDir+"/v")
 	v, perr := version.ParseEtcd(dir)
 	if !ok || perr != nil {
-		return version.Etcd{}, false, nil
+		return version.Etcd{}, false, nil //nolint:nilerr // a link of somebody else
 	}
 	if _, err := h.Stat(link); isAbsent(err) { // it leads nowhere
 		return version.Etcd{}, false, nil

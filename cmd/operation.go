@@ -29,8 +29,6 @@ type operation struct {
 	skip, ignore     []string
 	risks            []string
 	sums             string
-
-	skippable bool // has --skip-phases
 }
 
 // risks that can be accepted by name, each by the commands that know it.

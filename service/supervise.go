@@ -109,7 +109,7 @@ func (s *supervisor) loop(ctx context.Context) error {
 		s.logf("etcd ended: %s; it is started again in %s", how, wait)
 		s.tell(how)
 		if pause(ctx, wait) != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop
 		}
 		wait = min(2*wait, maxPause)
 	}
@@ -146,7 +146,7 @@ func (s *supervisor) run(ctx context.Context) (how string, err error) {
 		return "", errors.New("this member has been permanently removed from its cluster")
 	}
 	if err != nil {
-		return err.Error(), nil
+		return err.Error(), nil //nolint:nilerr // how etcd ended is the answer
 	}
 	return "exit status 0", nil
 }
@@ -157,7 +157,7 @@ func (s *supervisor) end(etcd host.Child) error {
 		return err
 	}
 	select {
-	case <-etcd.Exit:
+	case <-etcd.Exit: //nolint:errcheck // how it ended is of no matter, as it was told to
 		return nil
 	case <-time.After(constants.StopTimeout):
 	}
@@ -165,7 +165,7 @@ func (s *supervisor) end(etcd host.Child) error {
 	if err := s.host.Signal(etcd.PID, syscall.SIGKILL); err != nil {
 		return err
 	}
-	<-etcd.Exit
+	<-etcd.Exit //nolint:errcheck // likewise
 	return nil
 }
 

@@ -146,9 +146,9 @@ func (h *Host) FileSystem(path string) (FileSystem, error) {
 			return FileSystem{}, &fs.PathError{Op: "statfs", Path: p, Err: err}
 		}
 		// Blocks are counted in fragments; the block size is what transfers best, on FUSE and NFS a larger one.
-		unit := uint64(s.Frsize) //nolint:gosec,unconvert // positive; the type differs by architecture
+		unit := uint64(s.Frsize) //nolint:gosec // positive; the type differs by architecture
 		if unit == 0 {
-			unit = uint64(s.Bsize) //nolint:gosec,unconvert // likewise
+			unit = uint64(s.Bsize) //nolint:gosec // likewise
 		}
 		return FileSystem{
 			Type:     int64(s.Type), //nolint:unconvert // likewise

@@ -10,6 +10,7 @@ import (
 
 	"etcdadm/binary"
 	"etcdadm/constants"
+	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
@@ -51,7 +52,7 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 		converge.Phase{Name: "post-init-instructions", Short: "how other nodes join", Steps: func(context.Context) ([]converge.Step, error) {
 			n.Next = append(n.Next, report.Next{
 				Description: "join another node: bring it " + n.Host.Path(n.Config.CertsDir) + "/ca.crt and ca.key, then run there",
-				Command:     "etcdadm join " + n.Config.ClientURL(),
+				Command:     n.joinCommand(),
 			})
 			return nil, nil
 		}},
@@ -271,9 +272,16 @@ func (n *Node) archive(phase string) converge.Step {
 	return once(phase+"/archive", "archive of etcd "+n.Config.Version, binary.Archive{Source: n.source()})
 }
 
-// caStep is the CA that somebody has to bring.
-func (n *Node) caStep(from string) converge.Step {
-	return once("certificates/ca", "CA", n.authority(from).Given())
+// joinCommand is how another node joins this one, with what has to be the same there and is no default.
+func (n *Node) joinCommand() string {
+	command := "etcdadm join " + n.Config.ClientURL()
+	if n.Config.InitSystem != api.InitSystems[0] {
+		command += " --init-system " + n.Config.InitSystem
+	}
+	if n.Config.Version != constants.DefaultVersion {
+		command += " --version " + n.Config.Version
+	}
+	return command
 }
 
 // keptQuota is the quota that the node has, or the one that the caller found, or none of our own.

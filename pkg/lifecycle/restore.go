@@ -43,8 +43,8 @@ func Restore(n *Node, o RestoreOptions) []converge.Phase {
 		{Name: PhaseHealth, Short: "the member serves", Steps: n.health},
 		{Name: "post-restore-instructions", Short: "how the other nodes come back", Steps: func(context.Context) ([]converge.Step, error) {
 			n.Next = append(n.Next, report.Next{
-				Description: "on every other node, whose data is of the old cluster: clear it, bring the CA again, and join",
-				Command:     "etcdadm reset --skip-remove-member && etcdadm join " + n.Config.ClientURL(),
+				Description: "on every other node, whose data is of the old cluster: clear it, and join with the name and address that it had",
+				Command:     "etcdadm reset --skip-remove-member && " + n.joinCommand(),
 			})
 			return nil, nil
 		}},

@@ -40,7 +40,7 @@ func (r Removed) Check(context.Context) (converge.Diff, error) {
 // running etcd is refused with status 3.
 func (r Removed) Apply(ctx context.Context) error {
 	if r.there(filepath.Join(r.DataDir, memberDir)) {
-		if err := (Condemned{r.Host, r.DataDir}).Apply(ctx); err != nil {
+		if err := Condemned(r).Apply(ctx); err != nil {
 			return err
 		}
 	}
@@ -118,8 +118,12 @@ func (c Condemned) Apply(context.Context) error {
 	if err := refuseInUse(c.Host, c.DataDir); err != nil {
 		return err
 	}
-	if err := c.Host.RemoveAll(c.out()); err != nil { // of an earlier reset
+	if earlier, err := IsCondemned(c.Host, c.DataDir); err != nil {
 		return err
+	} else if earlier {
+		if err := c.Host.RemoveAll(c.out()); err != nil {
+			return err
+		}
 	}
 	return c.Host.Rename(c.member(), c.out())
 }
