@@ -40,8 +40,9 @@ func (r Removed) mine(m Membership) []Member {
 	var out []Member
 	for _, member := range m.Members {
 		one := Membership{Members: []Member{member}}
-		_, ours := one.ByPeerURL(r.PeerURL)
-		if ours || r.ID != 0 && member.ID == r.ID {
+		_, url := one.ByPeerURL(r.PeerURL)
+		// A member that runs under our peer URL and another id is one that has this node's address now.
+		if r.ID != 0 && member.ID == r.ID || url && (r.ID == 0 || !member.Started()) {
 			out = append(out, member)
 		}
 	}
