@@ -16,18 +16,17 @@ import (
 type clusterView struct {
 	n *Node
 	c *etcd.Cluster
-	m *etcd.Membership
+
+	m   *etcd.Membership // nil: not asked yet
+	err error            // of asking
 }
 
 func (v *clusterView) membership(ctx context.Context) (etcd.Membership, error) {
 	if v.m == nil {
 		m, err := v.n.members(ctx, v.c)
-		if err != nil {
-			return m, err
-		}
-		v.m = &m
+		v.m, v.err = &m, err
 	}
-	return *v.m, nil
+	return *v.m, v.err
 }
 
 func (v *clusterView) members(ctx context.Context) ([]preflight.Member, error) {
