@@ -90,7 +90,7 @@ func giveCA(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// crash kills etcd, and leaves its supervisor.
+// crash kills etcd, and waits for its supervisor to start it again.
 func crash(ts *testscript.TestScript, neg bool, args []string) {
 	for _, n := range named(ts, neg, args) {
 		pid := n.etcd()
@@ -98,7 +98,10 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("no etcd runs on %s", n.name)
 		}
 		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
-		ts.Check(until("etcd to be another process", func() bool { return n.etcd() != pid }))
+		ts.Check(until("etcd to be another process", func() bool {
+			now := n.etcd()
+			return now != 0 && now != pid
+		}))
 	}
 }
 

@@ -11,7 +11,7 @@
 //	status N PROGRAM...     a program that has to end with exit status N
 //	nobody PROGRAM...       a program without privileges
 //	giveca FROM TO...       brings the CA to other nodes, as an operator does
-//	crash NAME              kills etcd on the node
+//	crash NAME              kills etcd on the node; its supervisor starts it again
 //	down NAME, lose NAME    kills etcd and its supervisor; lose also removes the node's root
 //	starts NAME N           etcd was started that many times on the node
 //	remember NAME           takes down every file of the node, and its etcd
