@@ -8,6 +8,7 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/grpclog"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/errs"
@@ -53,6 +55,7 @@ type Cluster struct {
 
 // Open returns the cluster behind the endpoints. It does not touch the network yet.
 func Open(o Options) *Cluster {
+	quiet()
 	if o.DialTimeout == 0 {
 		o.DialTimeout = constants.DialTimeout
 	}
@@ -61,6 +64,9 @@ func Open(o Options) *Cluster {
 	}
 	return &Cluster{o: o, log: zapTo(o.Log), clients: map[string]*clientv3.Client{}, problems: map[string]string{}}
 }
+
+// quiet keeps gRPC, whose logger is global, from writing to the terminal: what matters reaches the caller as an error.
+var quiet = sync.OnceFunc(func() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) })
 
 // Close ends all connections.
 func (c *Cluster) Close() {

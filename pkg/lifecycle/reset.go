@@ -16,6 +16,7 @@ import (
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/file"
+	"etcdadm/pkg/host"
 	"etcdadm/pkg/snapshot"
 )
 
@@ -34,13 +35,13 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
 		{Name: "data", Short: "no data", Steps: fixed(
 			once("data/given-up", "data given up", snapshot.Condemned{Host: n.Host, DataDir: n.Config.DataDir}),
-			once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: []string{constants.EnvFile, constants.BootstrapFile}}),
+			once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: staged(constants.EnvFile, constants.BootstrapFile)}),
 			once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}),
 		)},
 		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
-		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: []string{
-			constants.EtcdctlEnvFile, path.Dir(constants.LogFile), constants.RunDir,
-		}}))},
+		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(
+			staged(constants.EtcdctlEnvFile), path.Dir(constants.LogFile), constants.RunDir,
+		)}))},
 		{Name: PhaseInstall, Short: "no programs, and no stored configuration", Steps: n.programsGone},
 	}
 }
@@ -270,10 +271,19 @@ func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 // programsGone removes the programs, and at the very end the stored configuration.
 func (n *Node) programsGone(context.Context) ([]converge.Step, error) {
 	return []converge.Step{
-		once("install/wrapper", "no etcdctl.sh", file.Absent{Host: n.Host, Paths: []string{path.Join(n.Config.InstallDir, "etcdctl.sh")}}),
+		once("install/wrapper", "no etcdctl.sh", file.Absent{Host: n.Host, Paths: staged(path.Join(n.Config.InstallDir, "etcdctl.sh"))}),
 		once("install/release", "no programs of etcd", binary.Removed{Host: n.Host, InstallDir: n.Config.InstallDir}),
 		once("install/config", "no stored configuration", file.Absent{Host: n.Host, Paths: []string{path.Dir(constants.ConfigFile)}}),
 	}, nil
+}
+
+// staged are the paths, and the names under which a killed run may have left their next contents.
+func staged(paths ...string) []string {
+	all := slices.Clone(paths)
+	for _, p := range paths {
+		all = append(all, host.Staging(p))
+	}
+	return all
 }
 
 func hexID(id uint64) string { return fmt.Sprintf("%x", id) }
