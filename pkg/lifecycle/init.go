@@ -44,7 +44,13 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 	}
 	return append(phases,
 		converge.Phase{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(context.Context) ([]converge.Step, error) {
-			return n.configure(service.Bootstrap{InitialCluster: n.Config.Name + "=" + n.Config.PeerURL(), State: "new"}, 0, true)
+			env, err := n.environment()
+			if err != nil {
+				return nil, err
+			}
+			// A member that joined others without the marker would shut them out by asking for it now.
+			marker := env == nil
+			return n.configure(n.alone(), 0, marker)
 		}},
 		n.startPhase(),
 		n.etcdctlPhase(),
@@ -57,6 +63,11 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 			return nil, nil
 		}},
 	)
+}
+
+// alone is the first start of a cluster with this node as its only member.
+func (n *Node) alone() service.Bootstrap {
+	return service.Bootstrap{InitialCluster: n.Config.Name + "=" + n.Config.PeerURL(), State: "new"}
 }
 
 // configPhase stores the desired state, before anything is made by it.

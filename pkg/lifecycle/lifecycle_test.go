@@ -209,3 +209,32 @@ func TestAQuotaThatTheNodeHasStays(t *testing.T) {
 		t.Errorf("got %d, want 9", got)
 	}
 }
+
+func TestInitKeepsAMemberOpenToPeersWithoutTheMarker(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		n := node(t)
+		if joined { // a cluster whose members do not carry the marker
+			env, err := n.envFile(0, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := env.Apply(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		phases, err := converge.Only(Init(n, InitOptions{}), PhaseConfigure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := converge.Run(context.Background(), phases, converge.Options{}); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		env, err := n.environment()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if asks := env["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] != ""; asks == joined {
+			t.Errorf("joined without the marker: %t; asks for it: %t", joined, asks)
+		}
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/report"
 	"etcdadm/pkg/snapshot"
-	"etcdadm/service"
 )
 
 // RestoreOptions belong to one call of restore.
@@ -36,7 +35,7 @@ func Restore(n *Node, o RestoreOptions) []converge.Phase {
 			return n.restored(ctx, o.File, o.SkipHashCheck, o.BumpRevision)
 		}},
 		{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(context.Context) ([]converge.Step, error) {
-			return n.configure(service.Bootstrap{InitialCluster: n.Config.Name + "=" + n.Config.PeerURL(), State: "new"}, 0, true)
+			return n.configure(n.alone(), 0, true)
 		}},
 		n.startPhase(),
 		n.etcdctlPhase(),
