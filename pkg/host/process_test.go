@@ -259,16 +259,16 @@ func TestListenersNameTheirProcess(t *testing.T) {
 		must(t, err)
 		at := netip.MustParseAddrPort(l.Addr().String())
 		h := host.New("/")
-		found := slices.ContainsFunc(h.Listeners(int(at.Port())), func(l host.Listener) bool {
+		found := slices.ContainsFunc(h.Listeners(), func(l host.Listener) bool {
 			p, err := h.Holder(l)
 			return err == nil && p.PID == os.Getpid() && h.Holds(p.PID, l) && !h.Holds(1, l) && l.UID == os.Getuid() &&
 				(l.Address == at || l.Address.Addr().IsUnspecified())
 		})
 		if !found {
-			t.Errorf("%s is not found: %+v", at, h.Listeners(int(at.Port())))
+			t.Errorf("%s is not found: %+v", at, h.Listeners())
 		}
 		must(t, l.Close())
-		for _, l := range h.Listeners(int(at.Port())) {
+		for _, l := range h.Listeners() {
 			if l.Address == at {
 				t.Errorf("%s is closed, and listed", at)
 			}

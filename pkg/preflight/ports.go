@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"etcdadm/pkg/converge"
@@ -29,6 +30,7 @@ type Ports struct {
 func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 	var problems []string
 	var hints []string
+	listeners := sync.OnceValue(p.Host.Listeners)
 	for _, at := range p.Listen {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", at.String())
 		if err == nil {
@@ -42,7 +44,7 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 			problems = append(problems, fmt.Sprintf("port %d on %s is not usable: %s", at.Port(), at.Addr(), dialProblem(err)))
 			continue
 		}
-		reason, hint := p.taken(ctx, at)
+		reason, hint := p.taken(ctx, at, listeners())
 		if reason != "" && !slices.Contains(problems, reason) {
 			problems = append(problems, reason)
 		}
@@ -59,10 +61,10 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 }
 
 // taken says who has a port, or nothing when it is this node's etcd.
-func (p Ports) taken(ctx context.Context, at netip.AddrPort) (reason, hint string) {
+func (p Ports) taken(ctx context.Context, at netip.AddrPort, all []host.Listener) (reason, hint string) {
 	var holders []host.Listener
-	for _, l := range p.Host.Listeners(int(at.Port())) {
-		if l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified() {
+	for _, l := range all {
+		if l.Address.Port() != at.Port() || l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified() {
 			continue
 		}
 		if p.PID != 0 && p.Host.Holds(p.PID, l) {
