@@ -8,6 +8,7 @@ package crash
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -39,6 +40,10 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asEtcdadm) == "" {
+		// The tries wait for elections most of the time: more of them than processors go on side by side.
+		if f := flag.Lookup("test.parallel"); f != nil {
+			_ = f.Value.Set("8")
+		}
 		os.Exit(m.Run())
 	}
 	var opts []host.Option
