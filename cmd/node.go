@@ -152,11 +152,17 @@ func (a *app) node(command string, given settings, opts ...host.Option) (*lifecy
 	if err != nil {
 		return nil, err
 	}
-	config, _, err := a.configuration(h, command, layers...)
+	config, origins, err := a.configuration(h, command, layers...)
 	if err != nil {
 		return nil, err
 	}
-	return &lifecycle.Node{Config: config, Host: h, Log: a.console.Logger(), Now: time.Now}, nil
+	n := &lifecycle.Node{Config: config, Host: h, Log: a.console.Logger(), Now: time.Now}
+	for _, found := range []string{"name", "bindAddress"} {
+		if origins[found] == api.FromDefault {
+			n.Transient = append(n.Transient, found)
+		}
+	}
+	return n, nil
 }
 
 // readSums reads the file of --sha256sums.

@@ -104,6 +104,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	if len(only) > 0 {
 		phases, err = converge.Only(phases, only...)
 	} else {
+		node.Transient = nil
 		phases, err = converge.Without(phases, o.skip...)
 	}
 	if err != nil {

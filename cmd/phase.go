@@ -24,14 +24,10 @@ func addPhases(c *cobra.Command, phases []string, make func(name string) *cobra.
 	c.AddCommand(parent)
 }
 
-// phaseNames lists the phases that are commands of their own: all but the check before and the storing of the
-// configuration, which belongs to each.
+// phaseNames lists the phases, each of which is a command of its own.
 func phaseNames(p plan) (names []string, short map[string]string) {
 	short = map[string]string{}
 	for _, phase := range p(&lifecycle.Node{}) {
-		if phase.Name == lifecycle.PhaseConfig {
-			continue
-		}
 		names = append(names, phase.Name)
 		short[phase.Name] = phase.Short
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -123,6 +124,16 @@ func canonical(address string) string {
 		return a.String()
 	}
 	return address
+}
+
+// Without returns the configuration without the settings of the given keys.
+func (c Config) Without(keys ...string) Config {
+	for _, s := range Settings {
+		if slices.Contains(keys, s.Key) {
+			s.copy(&c, new(Config))
+		}
+	}
+	return c
 }
 
 // PeerURL returns the URL under which other members reach this one.

@@ -58,6 +58,10 @@ type Node struct {
 	Sums             map[string]string // digests that the caller trusts, by file name; nil: the compiled-in ones
 	AcceptUnverified bool
 
+	// Transient are the keys of settings that are not stored: what was found on this machine, when only a part of an
+	// operation runs. It may be that an image is made here of which other machines are copies.
+	Transient []string
+
 	// Member and Next are for the report: who this node is at the end, and what its operator may do next.
 	Member *report.Member
 	Next   []report.Next

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"etcdadm/binary"
 	"etcdadm/certs"
 	"etcdadm/constants"
@@ -33,11 +31,7 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
 		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.leave(ctx, o) }},
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
-		{Name: "data", Short: "no data", Steps: fixed(
-			once("data/given-up", "data given up", snapshot.Condemned{Host: n.Host, DataDir: n.Config.DataDir}),
-			once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: staged(constants.EnvFile, constants.BootstrapFile)}),
-			once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}),
-		)},
+		{Name: "data", Short: "no data", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.dataGone(ctx, o) }},
 		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
 		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(
 			staged(constants.EtcdctlEnvFile), path.Dir(constants.LogFile), constants.RunDir,
@@ -58,7 +52,7 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 			Hint("to delete it: etcdadm reset --skip-remove-member")
 	}
 	if found.last && !o.SkipRemoveMember {
-		return n.finalSnapshot(ctx, found)
+		return n.leaveLast(ctx, found.running)
 	}
 	made, err := certs.CAMadeHere(n.Host, n.Config.CertsDir)
 	if err != nil {
@@ -146,15 +140,10 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 				return s, err
 			}
 			s.id, s.cluster = m.MemberID, m.ClusterID
-			voters := 0
+			s.last = onlyVoter(m)
 			for _, member := range m.Members {
-				if !member.IsLearner {
-					voters++
-				}
 				s.add(member.ClientURLs)
 			}
-			me, ok := m.Self()
-			s.last = ok && voters == 1 && !me.IsLearner
 		}
 	}
 	s.add(n.Config.JoinEndpoints)
@@ -167,90 +156,6 @@ func (s *self) add(urls []string) {
 			s.endpoints = append(s.endpoints, u)
 		}
 	}
-}
-
-// finalSnapshot keeps the data of a cluster that ends here. Etcd runs for it; a reset that was killed after it had stopped
-// etcd starts it again.
-func (n *Node) finalSnapshot(ctx context.Context, found self) ([]converge.Step, error) {
-	converge.Notef(ctx, "this is the last voter: the cluster ends here, with a final snapshot in %s", n.Host.Path(constants.BackupDir))
-	var steps []converge.Step
-	if !found.running {
-		start, err := n.startPhase().Steps(ctx)
-		if err != nil {
-			return nil, err
-		}
-		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: constants.StartTimeout,
-			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
-				return etcd.Answering{Cluster: c, Endpoint: n.Config.ClientURL()}
-			}))})
-	}
-	return append(steps, once("leave/final-snapshot", "final snapshot", kept{n})), nil
-}
-
-// kept is a verified snapshot of the cluster, at the revision that it has now, in the directory of backups.
-type kept struct{ n *Node }
-
-// path names the snapshot after the cluster and its revision: one that was taken before a kill is found again.
-func (k kept) path(ctx context.Context) (*etcd.Cluster, string, error) {
-	c, err := k.n.cluster(k.n.Config.ClientURL())
-	if err != nil {
-		return nil, "", err
-	}
-	s, err := c.Status(ctx, k.n.Config.ClientURL())
-	if err != nil {
-		return nil, "", err
-	}
-	return c, path.Join(constants.BackupDir, fmt.Sprintf("final-%s-%d.db", hexID(s.ClusterID), s.Revision)), nil
-}
-
-func (k kept) Check(ctx context.Context) (converge.Diff, error) {
-	_, file, err := k.path(ctx)
-	if err != nil {
-		return nil, err
-	}
-	there, err := k.n.Host.Exists(file)
-	if err != nil || there {
-		return nil, err
-	}
-	return gap(file, "absent", "a final snapshot"), nil
-}
-
-func (k kept) Apply(ctx context.Context) error {
-	c, file, err := k.path(ctx)
-	if err != nil {
-		return err
-	}
-	if err := k.n.Host.MkdirAll(constants.BackupDir, 0o700); err != nil {
-		return err
-	}
-	info, err := saveFrom(ctx, k.n, c, k.n.Host.Path(file))
-	if err != nil {
-		return err
-	}
-	converge.Notef(ctx, "the final snapshot is %s: revision %d, %d keys", info.Path, info.Revision, info.Keys)
-	return nil
-}
-
-// SaveSnapshot saves a verified snapshot from the member on this node into a file of the caller.
-func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, error) {
-	c, err := n.cluster(n.Config.ClientURL())
-	if err != nil {
-		return snapshot.Info{}, err
-	}
-	return saveFrom(ctx, n, c, file)
-}
-
-func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snapshot.Info, error) {
-	if _, err := c.Status(ctx, n.Config.ClientURL()); err != nil {
-		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.ClientURL(), err).
-			Hint("look at this node: etcdadm status")
-	}
-	client, err := clientv3.New(c.ClientConfig(n.Config.ClientURL()))
-	if err != nil {
-		return snapshot.Info{}, err
-	}
-	defer client.Close()
-	return snapshot.Save(ctx, n.Host, client, file)
 }
 
 // stopForGood is etcd stopped, now and at boot.

@@ -3,8 +3,11 @@ package snapshot
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +28,7 @@ type Membership struct {
 	ClusterID uint64   `json:"clusterID"` // 0 when no WAL is there
 	MemberID  uint64   `json:"memberID"`  // whose data it is; 0 when no WAL is there
 	Members   []Member `json:"members"`   // by id
+	Lag       uint64   `json:"lag"`       // entries of the WAL that the database does not have; 0 after etcd was stopped, and not killed
 }
 
 // Member is one member of a cluster as a database holds it.
@@ -89,8 +93,67 @@ func members(database, walDir string) (*Membership, error) {
 		return nil, err
 	}
 	slices.SortFunc(m.Members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
-	m.ClusterID, m.MemberID, err = identity(walDir)
+	if m.ClusterID, m.MemberID, err = identity(walDir); err != nil {
+		return nil, err
+	}
+	m.Lag, err = lag(db, walDir)
 	return m, err
+}
+
+// lag compares the index of the last entry in a WAL with the one that the database says it has applied. Of a cluster of
+// one voter every entry is committed.
+func lag(db *bbolt.DB, walDir string) (uint64, error) {
+	var applied uint64
+	err := db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket([]byte("meta")).Get([]byte("consistent_index")); len(b) == 8 {
+			applied = binary.BigEndian.Uint64(b)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	files, err := filepath.Glob(filepath.Join(walDir, "*.wal"))
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range slices.Backward(files) { // the newest has none right after it was begun
+		last, err := lastEntry(f)
+		if err != nil {
+			return 0, err
+		}
+		if last > 0 {
+			return max(last, applied) - applied, nil
+		}
+	}
+	return 0, nil
+}
+
+// lastEntry returns the index of the last entry in a file of a WAL; 0 when it has none. A record that was cut off by a
+// crash ends the file: it was acknowledged to nobody.
+func lastEntry(path string) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var last uint64
+	decoder := wal.NewDecoder(fileutil.NewFileReader(f))
+	for {
+		var record walpb.Record
+		if err := decoder.Decode(&record); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = nil
+			}
+			return last, err
+		}
+		switch record.GetType() {
+		case wal.CrcType:
+			decoder.UpdateCRC(record.GetCrc())
+		case wal.EntryType:
+			last = wal.MustUnmarshalEntry(record.GetData()).GetIndex()
+		}
+	}
 }
 
 // identity reads the ids that stand at the head of each file of a WAL. Without a WAL they are 0.

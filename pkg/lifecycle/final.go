@@ -1,0 +1,105 @@
+package lifecycle
+
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/file"
+	"etcdadm/pkg/snapshot"
+)
+
+// leaveLast is the last voter of a cluster, which nobody can let go: the cluster ends with it. A member that does not run
+// is started, as its database may lack what it acknowledged before it was killed.
+func (n *Node) leaveLast(ctx context.Context, running bool) ([]converge.Step, error) {
+	converge.Notef(ctx, "this is the last voter: the cluster ends here, with a final snapshot in %s", n.Host.Path(constants.BackupDir))
+	var steps []converge.Step
+	if !running {
+		start, err := n.startPhase().Steps(ctx)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: constants.StartTimeout,
+			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
+				return etcd.Healthy{Cluster: c, Endpoint: n.Config.ClientURL()}
+			}))})
+	}
+	return append(steps, once("leave/last", "last voter", n.local(func(c *etcd.Cluster) converge.Checker {
+		return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			s, err := c.Status(ctx, n.Config.ClientURL())
+			if err != nil {
+				return nil, err
+			}
+			m, err := c.Members(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if !m.LastVoter(s.MemberID) {
+				return nil, errs.New(errs.Precondition, "the cluster has another voter after all").Hint("run this command again: etcdadm reset")
+			}
+			return nil, nil
+		})
+	}))), nil
+}
+
+// dataGone gives the data up, and keeps a final snapshot of a cluster that ends with it.
+func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, error) {
+	var steps []converge.Step
+	state, err := n.data()
+	if err != nil {
+		return nil, err
+	}
+	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used && state.Kind == snapshot.Whole && !o.SkipRemoveMember {
+		m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		if onlyVoter(m) {
+			steps = append(steps, once("data/final-snapshot", "final snapshot",
+				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))
+		}
+	}
+	return append(steps,
+		once("data/given-up", "data given up", snapshot.Condemned{Host: n.Host, DataDir: n.Config.DataDir}),
+		once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: staged(constants.EnvFile, constants.BootstrapFile)}),
+		once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}),
+	), nil
+}
+
+// onlyVoter tells whether nobody but the member whose data it is votes in its cluster.
+func onlyVoter(m snapshot.Membership) bool {
+	voters := 0
+	for _, member := range m.Members {
+		if !member.IsLearner {
+			voters++
+		}
+	}
+	me, ok := m.Self()
+	return ok && voters == 1 && !me.IsLearner
+}
+
+// SaveSnapshot saves a verified snapshot from the member on this node into a file of the caller.
+func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, error) {
+	c, err := n.cluster(n.Config.ClientURL())
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	return saveFrom(ctx, n, c, file)
+}
+
+func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snapshot.Info, error) {
+	if _, err := c.Status(ctx, n.Config.ClientURL()); err != nil {
+		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.ClientURL(), err).
+			Hint("look at this node: etcdadm status")
+	}
+	client, err := clientv3.New(c.ClientConfig(n.Config.ClientURL()))
+	if err != nil {
+		return snapshot.Info{}, err
+	}
+	defer client.Close()
+	return snapshot.Save(ctx, n.Host, client, file)
+}

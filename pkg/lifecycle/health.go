@@ -1,0 +1,122 @@
+package lifecycle
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/file"
+	"etcdadm/pkg/report"
+)
+
+// health is the member serving, after which nothing of the first start is of use any more.
+func (n *Node) health(context.Context) ([]converge.Step, error) {
+	endpoint := n.Config.ClientURL()
+	return []converge.Step{
+		{Name: "health/serving", Short: "etcd serves", Within: constants.StartTimeout, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
+			return etcd.Healthy{Cluster: c, Endpoint: endpoint}
+		}))},
+		once("health/bootstrapped", "nothing of the first start", file.Absent{Host: n.Host, Paths: []string{constants.BootstrapFile}}),
+		once("health/member", "who this member is", converge.CheckFunc(n.identify)),
+	}, nil
+}
+
+// identify looks up for the report who the member on this node is.
+func (n *Node) identify(ctx context.Context) (converge.Diff, error) {
+	c, err := n.cluster(n.Config.ClientURL())
+	if err != nil || n.Host.ReadOnly() {
+		return nil, nil //nolint:nilerr // a dry run on a node that is none yet
+	}
+	s, err := c.Status(ctx, n.Config.ClientURL())
+	if err != nil {
+		return nil, err
+	}
+	n.Member = &report.Member{ID: hexID(s.MemberID), Name: n.Config.Name}
+	return nil, nil
+}
+
+// local makes a Checker of the cluster as the member on this node serves it. Without a certificate to ask with there
+// is no cluster yet.
+func (n *Node) local(want func(*etcd.Cluster) converge.Checker) converge.Checker {
+	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		c, err := n.cluster(n.Config.ClientURL())
+		if err != nil {
+			if n.Host.ReadOnly() {
+				return gap("etcd", "not set up", "serving"), nil
+			}
+			return nil, err
+		}
+		return want(c).Check(ctx)
+	})
+}
+
+// alive is a Checker that gives up when etcd does not stay up, and then tells what etcd said last.
+func (n *Node) alive(want converge.Checker) converge.Checker {
+	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		d, err := want.Check(ctx)
+		if err == nil && len(d) == 0 || n.Host.ReadOnly() {
+			return d, err
+		}
+		backend, berr := n.backend()
+		if berr != nil {
+			return nil, berr
+		}
+		s, serr := backend.State(ctx)
+		if serr != nil || s.Running && s.Restarts < 3 || s.LastExit == "" {
+			return d, err
+		}
+		lines, _ := backend.Logs(200)
+		e := errs.New(errs.Failed, "etcd does not stay up: %s", s.LastExit)
+		for _, l := range telling(lines) {
+			e = e.Hint("etcd said: %s", l)
+		}
+		return nil, e.Hint("the whole log: %s", n.Host.Path(constants.LogFile))
+	})
+}
+
+// telling picks the last lines that say why a program ended.
+func telling(lines []string) []string {
+	var picked []string
+	for _, l := range slices.Backward(lines) {
+		low := strings.ToLower(l)
+		if strings.Contains(low, `"level":"fatal"`) || strings.Contains(low, `"level":"error"`) || strings.Contains(low, "panic:") || !strings.HasPrefix(l, "{") && l != "" {
+			picked = append(picked, l)
+		}
+		if len(picked) == 3 {
+			break
+		}
+	}
+	slices.Reverse(picked)
+	return picked
+}
+
+// joinHealth is the learner promoted, and then the health of any member.
+func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
+	c, err := n.joining(o)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return []converge.Step{pending("health/voter", "member votes")}, nil
+	}
+	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
+	rest, err := n.health(ctx)
+	return append([]converge.Step{
+		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Want: n.alive(converge.CheckFunc(n.metricsUp))},
+		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Want: promoted},
+	}, rest...), err
+}
+
+// metricsUp tells whether the process on this node has come up at all. Its metrics answer before it has heard of anybody.
+func (n *Node) metricsUp(ctx context.Context) (converge.Diff, error) {
+	conn, err := (&net.Dialer{Timeout: constants.DialTimeout}).DialContext(ctx, "tcp", hostPort(n.listeners().Metrics))
+	if err != nil {
+		return gap("etcd at "+n.listeners().Metrics, "silent", "answering"), nil //nolint:nilerr // that is the gap
+	}
+	return nil, conn.Close()
+}

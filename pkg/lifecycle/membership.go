@@ -1,0 +1,200 @@
+package lifecycle
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"etcdadm/certs"
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/etcd"
+	"etcdadm/service"
+)
+
+// peersOf are the ways to the cluster: those that the caller named, and the member on this node if it is one.
+func (n *Node) peersOf(o JoinOptions) ([]string, error) {
+	member, err := n.isMember()
+	if err != nil {
+		return nil, err
+	}
+	endpoints := slices.Clone(o.Endpoints)
+	if own := n.Config.ClientURL(); member && !slices.Contains(endpoints, own) {
+		endpoints = append(endpoints, own)
+	}
+	return endpoints, nil
+}
+
+// joining returns the cluster to join; nil in a dry run on a node that has nothing to ask with.
+func (n *Node) joining(o JoinOptions) (*etcd.Cluster, error) {
+	endpoints, err := n.peersOf(o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := n.cluster(endpoints...)
+	if err != nil && n.Host.ReadOnly() {
+		return nil, nil
+	}
+	return c, err
+}
+
+// membership is a member with the peer URL of this node: added as a learner, or there already. One that has run
+// before and whose data is gone cannot come back: it would have forgotten what it voted for. It makes room for a new one.
+func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
+	c, err := n.joining(o)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return []converge.Step{pending("membership/member", "member of the cluster")}, nil
+	}
+	within := constants.JoinTimeout
+	if !o.Retry {
+		within = constants.MembershipCallTimeout
+	}
+	s, err := n.data()
+	if err != nil {
+		return nil, err
+	}
+	if bootstrapped(s) {
+		m, err := n.members(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if _, known := m.ByPeerURL(n.Config.PeerURL()); !known {
+			return nil, errs.New(errs.Precondition, "the data in %s is of a member that the cluster does not have (any more)", n.Config.DataDir).
+				Hint("if the data is of no use: etcdadm reset --skip-remove-member, then join again")
+		}
+	}
+	return []converge.Step{{
+		Name: "membership/member", Short: "member of the cluster", Within: within,
+		Want: etcd.Added{Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s)},
+	}}, nil
+}
+
+// members asks for the member list. A cluster that is short of its quorum because this very member has not started
+// yet answers too.
+func (n *Node) members(ctx context.Context, c *etcd.Cluster) (etcd.Membership, error) {
+	m, err := c.MembersSerializable(ctx)
+	if err == nil {
+		for _, p := range c.Unreachable() {
+			converge.Notef(ctx, "%s is given up: %s", p.Endpoint, p.Problem)
+		}
+	}
+	return m, err
+}
+
+// pending is a state that a dry run cannot look at before earlier steps are done.
+func pending(name, short string) converge.Step {
+	return converge.Step{Name: name, Short: short, Within: time.Minute, Want: converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		return gap(short, "not yet", "so"), nil
+	})}
+}
+
+// configureJoined is configure with the initial cluster, the quota and the marker that the members agree on.
+func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
+	c, err := n.joining(o)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return []converge.Step{pending("configure/environment", "settings of etcd")}, nil
+	}
+	m, err := n.members(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	env, err := n.environment()
+	if err != nil {
+		return nil, err
+	}
+	quota, marker := int64(0), true
+	if env == nil || env["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] == "" {
+		if marker, err = n.markerAgreed(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+	if env == nil && n.Config.QuotaBackendBytes == 0 {
+		if quota, err = n.quotaOf(ctx, c, m); err != nil {
+			return nil, err
+		}
+	}
+	return n.configure(service.Bootstrap{InitialCluster: n.initialCluster(m), State: "existing"}, quota, marker)
+}
+
+// initialCluster lists the members as etcd wants it of a joiner: as many as there are, with their URLs. Names are not
+// compared; members that have none yet, or have ours, get a placeholder.
+func (n *Node) initialCluster(m etcd.Membership) string {
+	var list []string
+	for _, member := range m.Members {
+		name := member.Name
+		for _, u := range member.PeerURLs {
+			switch {
+			case u == n.Config.PeerURL():
+				name = n.Config.Name
+			case name == "" || name == n.Config.Name || strings.ContainsAny(name, ",="):
+				name = "member-" + member.HexID()
+			}
+		}
+		for _, u := range member.PeerURLs {
+			list = append(list, name+"="+u)
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+// quotaOf is the size limit of the database that the voters have: the smallest one, as that is where writes stop.
+func (n *Node) quotaOf(ctx context.Context, c *etcd.Cluster, m etcd.Membership) (int64, error) {
+	least := int64(0)
+	var problem error
+	for _, v := range m.Voters() {
+		for _, u := range v.ClientURLs {
+			q, err := c.Quota(ctx, u)
+			if err != nil {
+				problem = err
+				continue
+			}
+			if least == 0 || q < least {
+				least = q
+			}
+		}
+	}
+	if least == 0 {
+		return 0, errs.New(errs.Precondition, "the size limit of the cluster's databases cannot be read: %w", problem).
+			Hint("give the limit that the other members have: --quota-backend-bytes N")
+	}
+	return least, nil
+}
+
+// markerAgreed tells whether the certificates of all running members carry the marker. If not, this member cannot ask
+// for it: it would refuse the others.
+func (n *Node) markerAgreed(ctx context.Context, m etcd.Membership) (bool, error) {
+	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+	if err != nil {
+		return false, err
+	}
+	var without []string
+	for _, member := range m.Members {
+		if _, own := m.ByPeerURL(n.Config.PeerURL()); own && slices.Contains(member.PeerURLs, n.Config.PeerURL()) || !member.Started() {
+			continue
+		}
+		carries := false
+		for _, u := range member.PeerURLs {
+			ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
+			info, _ := etcd.PeerAnswer(ctx, u, t)
+			cancel()
+			carries = carries || info.Certificate != nil && info.Certificate.VerifyHostname(constants.PeerMarker) == nil
+		}
+		if !carries {
+			without = append(without, member.String())
+		}
+	}
+	if len(without) > 0 {
+		converge.Warnf(ctx, "the peer certificate of %s is not known to carry %s: this member accepts any certificate of the CA on its peer port; when theirs do, run this command again",
+			strings.Join(without, ", "), constants.PeerMarker)
+	}
+	return len(without) == 0, nil
+}
