@@ -122,8 +122,8 @@ func TestFlagsOfCallers(t *testing.T) {
 
 func TestDefault(t *testing.T) {
 	c := Config{Version: "v3.5.8-eks-1-26-16", InstallDir: "/opt/bin/", DataDir: "/", BindAddress: "FD00:0::1", KubeletPodManifestPath: "manifests"}
-	Default(&c, Facts{Hostname: "h", Address: netip.MustParseAddr("10.0.0.1"), Version: "3.5.9", WorkDir: "/work"})
-	if c.Version != "3.5.8-eks-1-26-16" || c.InstallDir != "/opt/bin" || c.DataDir != "/" || c.BindAddress != "fd00::1" || c.KubeletPodManifestPath != "/work/manifests" || c.Name != "h" {
+	Default(&c, Facts{Hostname: "h", Address: netip.MustParseAddr("10.0.0.1"), Version: "3.5.9", WorkDir: "/srv"})
+	if c.Version != "3.5.8-eks-1-26-16" || c.InstallDir != "/opt/bin" || c.DataDir != "/" || c.BindAddress != "fd00::1" || c.KubeletPodManifestPath != "/srv/manifests" || c.Name != "h" {
 		t.Errorf("%+v", c)
 	}
 	if got := c.PeerURL() + " " + c.ClientURL(); got != "https://[fd00::1]:2380 https://[fd00::1]:2379" {
