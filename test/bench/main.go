@@ -23,7 +23,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.etcdadm, "etcdadm", "bin/etcdadm", "the built etcdadm")
 	flag.StringVar(&o.version, "version", "3.6.16", "the version of etcd")
-	flag.IntVar(&o.runs, "runs", 30, "how many pairs of runs each median is taken of")
+	flag.IntVar(&o.runs, "runs", 30, "how many pairs of runs each median is taken of, init of three times as many")
 	flag.BoolVar(&o.check, "check", false, "exit with status 1 when a target is missed")
 	only := flag.String("only", "", "measure only these, by the first word of their line (comma list)")
 	flag.Parse()
@@ -92,8 +92,8 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		rows = append(rows, r...)
 	}
-	fmt.Printf("etcd %s, %d cores, load %s at the start, medians of %d runs with their quartiles\n\n",
-		o.version, runtime.NumCPU(), strings.Fields(string(load))[0], o.runs)
+	fmt.Printf("etcd %s, %d cores, load %s at the start, medians of %d runs (init %d) with their quartiles\n\n",
+		o.version, runtime.NumCPU(), strings.Fields(string(load))[0], o.runs, 3*o.runs)
 	if show(rows) && o.check {
 		return errMissed
 	}
