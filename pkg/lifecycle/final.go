@@ -53,9 +53,6 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 	if err != nil {
 		return nil, err
 	}
-	if !o.SkipRemoveMember {
-		steps = append(steps, converge.Step{Name: "data/let-go", Short: "the cluster has let go of the member", Want: converge.CheckFunc(n.letGo), Within: constants.JoinTimeout})
-	}
 	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used && state.Kind == snapshot.Whole && !o.SkipRemoveMember {
 		m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
 		if err != nil {

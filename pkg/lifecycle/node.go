@@ -204,19 +204,6 @@ func (n *Node) environment() (map[string]string, error) {
 // bootstrapping tells whether the member has yet to start for the first time: what it needs for that is still there.
 func (n *Node) bootstrapping() (bool, error) { return n.Host.Exists(constants.BootstrapFile) }
 
-// aboutToBegin tells whether what the first start needs is for a new cluster, of which nobody else can know.
-func (n *Node) aboutToBegin() (bool, error) {
-	data, err := n.Host.ReadFile(constants.BootstrapFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	b, err := service.ParseBootstrap(data)
-	return err == nil && b.State == n.alone().State, nil
-}
-
 // isMember tells whether the data directory holds a member that this node was set up for.
 func (n *Node) isMember() (bool, error) {
 	s, err := n.data()

@@ -47,7 +47,9 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		return nil, err
 	}
 	if found.foreign && !o.SkipRemoveMember {
-		return nil, n.notOurs()
+		return nil, errs.New(errs.Precondition, "the data in %s is of a member that this node was not set up as", n.Config.DataDir).
+			Hint("to keep it, set it aside: mv %[1]s %[1]s.old", n.Host.Path(n.Config.DataDir)).
+			Hint("to delete it: etcdadm reset --skip-remove-member")
 	}
 	if found.last && !o.SkipRemoveMember {
 		return n.leaveLast(ctx, found.running)
@@ -68,45 +70,15 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		return nil, errs.New(errs.Precondition, "no other member of the cluster is known, so nobody can say whether it still counts on this one").
 			Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
 	}
-	removed, err := n.removed(found)
-	return []converge.Step{ca, {
-		Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout, Want: removed,
-		Hint: "if the cluster is gone for good: etcdadm reset --skip-remove-member",
-	}}, err
-}
-
-func (n *Node) removed(found self) (etcd.Removed, error) {
 	c, err := n.cluster(found.endpoints...)
-	return etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}, err
-}
-
-func (n *Node) notOurs() error {
-	return errs.New(errs.Precondition, "the data in %s is of a member that this node was not set up as", n.Config.DataDir).
-		Hint("to keep it, set it aside: mv %[1]s %[1]s.old", n.Host.Path(n.Config.DataDir)).
-		Hint("to delete it: etcdadm reset --skip-remove-member")
-}
-
-// letGo is the gate before the data: what the phase before it reached, looked at once more. It may have been another run, and
-// the cluster may have changed since.
-func (n *Node) letGo(ctx context.Context) (converge.Diff, error) {
-	found, err := n.selfFound(ctx)
-	switch {
-	case err != nil || !found.anything || found.last:
-		return nil, err
-	case found.foreign:
-		return nil, n.notOurs()
-	}
-	removed, err := n.removed(found)
 	if err != nil {
 		return nil, err
 	}
-	d, err := removed.Check(ctx)
-	if err != nil || len(d) == 0 || n.Host.ReadOnly() {
-		return d, err
-	}
-	return nil, errs.New(errs.Precondition, "the cluster still counts on this member: %s", d).
-		Hint("run the whole command: etcdadm reset").
-		Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
+	return []converge.Step{ca, {
+		Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout,
+		Want: etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()},
+		Hint: "if the cluster is gone for good: etcdadm reset --skip-remove-member",
+	}}, nil
 }
 
 // self is what a node knows of its own membership.
@@ -114,8 +86,9 @@ type self struct {
 	anything  bool // there is something that a cluster may count on
 	foreign   bool // and it is the data of a member that etcdadm did not set up
 	running   bool
-	last      bool     // the only voter
-	id        uint64   // 0: not known
+	last      bool   // the only voter
+	id        uint64 // 0: not known
+	cluster   uint64
 	endpoints []string // where the cluster may be asked
 }
 
@@ -144,17 +117,13 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		s.anything, s.foreign = !restored, !restored
 		return s, err
 	}
-	alone, err := n.aboutToBegin()
-	if err != nil || alone && state.Kind != snapshot.Whole { // an init that ended before etcd had acknowledged anything
-		return s, err
-	}
 	s.anything = env != nil || len(n.Config.JoinEndpoints) > 0 && cannotAsk == nil
 	if !s.anything {
 		return s, nil
 	}
 	if c, err := n.cluster(own); err == nil {
 		if status, err := c.Status(ctx, own); err == nil {
-			s.running, s.id = true, status.MemberID
+			s.running, s.id, s.cluster = true, status.MemberID, status.ClusterID
 			s.endpoints = append(s.endpoints, own)
 			if m, err := c.MembersSerializable(ctx); err == nil {
 				s.last = m.LastVoter(s.id)
@@ -170,7 +139,7 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 			if err != nil {
 				return s, err
 			}
-			s.id = m.MemberID
+			s.id, s.cluster = m.MemberID, m.ClusterID
 			s.last = onlyVoter(m)
 			for _, member := range m.Members {
 				s.add(member.ClientURLs)
