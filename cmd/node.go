@@ -157,6 +157,9 @@ func (a *app) node(command string, given settings, opts ...host.Option) (*lifecy
 		return nil, err
 	}
 	n := &lifecycle.Node{Config: config, Host: h, Log: a.console.Logger(), Now: time.Now}
+	if layers[0].Origin == api.FromStored {
+		n.StoredDataDir = layers[0].Config.DataDir
+	}
 	for _, found := range []string{"name", "bindAddress"} {
 		if origins[found] == api.FromDefault {
 			n.Transient = append(n.Transient, found)

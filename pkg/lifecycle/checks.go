@@ -43,6 +43,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "Version", "version of etcd", gate),
 		check(phase, "VersionChange", "change of the version", converge.CheckFunc(n.versionChange)),
 		check(phase, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)),
+		check(phase, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
 		check(phase, "Ports", "ports", preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID}),
 		check(phase, "DataFileSystem", "file system of the data", preflight.DataFileSystem{Host: n.Host, Path: n.Config.DataDir}),
 		check(phase, "CA", "CA", withoutGap(ca)),
@@ -124,7 +125,10 @@ func (n *Node) restoreChecks(ctx context.Context, o RestoreOptions) ([]converge.
 }
 
 func (n *Node) resetChecks(context.Context) ([]converge.Step, error) {
-	return []converge.Step{check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host})}, nil
+	return []converge.Step{
+		check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host}),
+		check(PhasePreflight, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
+	}, nil
 }
 
 func (n *Node) downloadChecks(context.Context) ([]converge.Step, error) {
@@ -232,6 +236,21 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 			Hint("to give this node another address: etcdadm reset, then join again")
 	}
 	return true, nil
+}
+
+// dataMoved refuses another data directory while the member's data is in the one that is stored: the member would be
+// taken for one that lost its data.
+func (n *Node) dataMoved(context.Context) (converge.Diff, error) {
+	if n.StoredDataDir == "" || n.Host.RealPath(n.StoredDataDir) == n.Host.RealPath(n.Config.DataDir) {
+		return nil, nil
+	}
+	s, err := snapshot.InspectDir(n.Host, n.StoredDataDir)
+	if err != nil || s.Kind == snapshot.Absent || s.Kind == snapshot.Empty || s.Kind == snapshot.Foreign {
+		return nil, err
+	}
+	return nil, errs.New(errs.Precondition, "the data of this member is in %s, not in %s", n.StoredDataDir, n.Config.DataDir).
+		Hint("leave --data-dir out, or say --data-dir %s", n.StoredDataDir).
+		Hint("to move the data, stop etcd and move %s yourself, then run this command again", n.Host.Path(n.StoredDataDir))
 }
 
 // dataDirectory is a data directory that is empty, or holds our member. What the first start of etcd left when it was

@@ -58,6 +58,9 @@ type Node struct {
 	Sums             map[string]string // digests that the caller trusts, by file name; nil: the compiled-in ones
 	AcceptUnverified bool
 
+	// StoredDataDir is the data directory in the stored configuration; "" when none is stored.
+	StoredDataDir string
+
 	// Transient are the keys of settings that are not stored: what was found on this machine, when only a part of an
 	// operation runs. It may be that an image is made here of which other machines are copies.
 	Transient []string
