@@ -141,8 +141,11 @@ func (n *Node) downloadChecks(context.Context) ([]converge.Step, error) {
 
 // clusterChecks ask the cluster, which takes a certificate: so they come behind the preflight, and before the first
 // change of the cluster.
-func (n *Node) clusterChecks(_ context.Context, o JoinOptions) ([]converge.Step, error) {
+func (n *Node) clusterChecks(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
 	const phase = "cluster"
+	if down, err := n.down(ctx); err != nil || down {
+		return nil, err
+	}
 	c, err := n.joining(o)
 	if err != nil || c == nil {
 		return nil, err

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"slices"
 	"strings"
@@ -79,20 +80,34 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 	})
 }
 
-// telling picks the last lines that say why a program ended.
+// telling picks what says why etcd ended: the last errors of its log, or, where it has none, its last other words.
 func telling(lines []string) []string {
-	var picked []string
-	for _, l := range slices.Backward(lines) {
-		low := strings.ToLower(l)
-		if strings.Contains(low, `"level":"fatal"`) || strings.Contains(low, `"level":"error"`) || strings.Contains(low, "panic:") || !strings.HasPrefix(l, "{") && l != "" {
-			picked = append(picked, l)
-		}
-		if len(picked) == 3 {
-			break
+	var logged, other []string
+	for _, l := range lines {
+		var e struct{ Level, Msg, Error string }
+		switch err := json.Unmarshal([]byte(l), &e); {
+		case err == nil && slices.Contains([]string{"error", "panic", "fatal"}, e.Level):
+			if said := strings.TrimSuffix(e.Msg+": "+e.Error, ": "); !slices.Contains(logged, said) {
+				logged = append(logged, said)
+			}
+		case l != "" && !strings.HasPrefix(l, "{"):
+			other = append(other, l)
 		}
 	}
-	slices.Reverse(picked)
-	return picked
+	if len(logged) == 0 {
+		logged = other
+	}
+	return logged[max(0, len(logged)-3):]
+}
+
+// hasQuorum is a majority of the voters agreeing on who is a member.
+func hasQuorum(c *etcd.Cluster) converge.Checker {
+	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		if _, err := c.Members(ctx); err != nil {
+			return gap("cluster", err.Error(), "a quorum"), nil //nolint:nilerr // that is the gap
+		}
+		return nil, nil
+	})
 }
 
 // joinHealth is the learner promoted, and then the health of any member.
@@ -108,6 +123,8 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
 		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Want: n.alive(converge.CheckFunc(n.metricsUp))},
+		{Name: "health/quorum", Short: "cluster has a quorum", Within: constants.StartTimeout, Want: n.alive(hasQuorum(c)),
+			Hint: "start the members that are down: a majority of the voters must be up"},
 		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Want: promoted},
 	}, rest...), err
 }

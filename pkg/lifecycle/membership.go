@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,10 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	}
 	if bootstrapped(s) {
 		m, err := n.members(ctx, c)
+		if down, derr := n.down(ctx); derr != nil || err != nil && down {
+			converge.Notef(ctx, "nobody tells who is a member; the one on this node is started first")
+			return nil, derr
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -86,6 +91,21 @@ func (n *Node) members(ctx context.Context, c *etcd.Cluster) (etcd.Membership, e
 	return m, err
 }
 
+// down tells whether there is a member on this node whose etcd does not run. The cluster may be waiting for it to have a
+// quorum, or to be there at all: it starts, whoever answers.
+func (n *Node) down(ctx context.Context) (bool, error) {
+	member, err := n.isMember()
+	if err != nil || !member {
+		return false, err
+	}
+	backend, err := n.backend()
+	if err != nil {
+		return false, err
+	}
+	s, err := backend.State(ctx)
+	return err == nil && !s.Running, err
+}
+
 // pending is a state that a dry run cannot look at before earlier steps are done.
 func pending(name, short string) converge.Step {
 	return converge.Step{Name: name, Short: short, Within: time.Minute, Want: converge.CheckFunc(func(context.Context) (converge.Diff, error) {
@@ -103,6 +123,10 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 		return []converge.Step{pending("configure/environment", "settings of etcd")}, nil
 	}
 	m, err := n.members(ctx, c)
+	if down, derr := n.down(ctx); derr != nil || err != nil && down { // it starts with what was agreed on before
+		steps, err := n.configure(service.Bootstrap{}, 0, false)
+		return steps, errors.Join(derr, err)
+	}
 	if err != nil {
 		return nil, err
 	}
