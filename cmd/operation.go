@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -112,11 +113,13 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	}
 	if !o.dryRun {
 		release, err := node.Host.Lock(constants.LockFile)
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
 			return errs.New(errs.Precondition, "this user may not change the node: %w", err).
 				Hint("run it as root, for example with sudo").Hint("to see what would be done, any user may add --dry-run")
-		}
-		if err != nil {
+		case errors.Is(err, syscall.EROFS):
+			return errs.New(errs.Precondition, "this node cannot be changed: %w", err).Hint("see how it is mounted: findmnt -T %s", o.root)
+		case err != nil:
 			return err
 		}
 		defer release()

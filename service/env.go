@@ -30,7 +30,7 @@ var envKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 func (kv KV) check() error {
 	switch v := kv.Value; {
 	case !envKey.MatchString(kv.Key):
-		return fmt.Errorf("%q is not the name of an environment variable", kv.Key)
+		return fmt.Errorf("%.40q is not the name of an environment variable", kv.Key)
 	case !utf8.ValidString(v):
 		return fmt.Errorf("the value of %s is not UTF-8", kv.Key)
 	case strings.ContainsFunc(v, unicode.IsControl):

@@ -85,6 +85,9 @@ func TestMemberComesAndGoes(t *testing.T) {
 	if errs.StatusOf(last.Err) != errs.Precondition {
 		t.Errorf("the last voter: %v", last.Err)
 	}
+	if hints := errs.HintsOf(last.Err); len(hints) == 0 || !strings.Contains(hints[0], "run the same command again") {
+		t.Errorf("the last voter, whose operator would give up its data: %q", hints)
+	}
 	want := fmt.Sprintf("add %s to the cluster as a learner\npromote member %s to a voter\nmove leadership to member %[2]s\nremove member %s from the cluster",
 		b.peer, m.HexID(), hexID(removed.ID))
 	if got := strings.Join(acts, "\n"); got != want {

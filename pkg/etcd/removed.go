@@ -84,6 +84,10 @@ func (r Removed) Apply(ctx context.Context) error {
 			return nil
 		}
 		m := mine[0]
+		if a.LastVoter(m.ID) { // since the caller looked
+			return errs.New(errs.Precondition, "member %s is the last voter now: the cluster ends with it", m).
+				Hint("run the same command again, which keeps a final snapshot")
+		}
 		health := c.Health(ctx, a.Membership)
 		if ctx.Err() != nil {
 			return ctx.Err()

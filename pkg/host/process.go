@@ -266,7 +266,8 @@ func (h *Host) LockedBy(path string) (int, error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return 0, fmt.Errorf("%s is locked, but names no process of this machine", path)
+	return 0, errs.New(errs.Failed, "%s is locked, but names no process of this machine", path).
+		Hint("see who has it, and write its id there: fuser -v %s", f.Name())
 }
 
 // Self returns the path of this program, for what runs in a process of its own.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"etcdadm/binary"
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
@@ -233,7 +234,12 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 	if err != nil || env == nil {
 		return false, err
 	}
-	if have := env["ETCD_INITIAL_ADVERTISE_PEER_URLS"]; have != n.Config.PeerURL() {
+	have := env["ETCD_INITIAL_ADVERTISE_PEER_URLS"]
+	if have == "" {
+		return false, errs.New(errs.Precondition, "%s does not tell by which peer URL the member in %s is known to its cluster", constants.EnvFile, n.Config.DataDir).
+			Hint("mend it, with this line: ETCD_INITIAL_ADVERTISE_PEER_URLS=https://ADDRESS-OF-THE-MEMBER:%d", constants.PeerPort)
+	}
+	if have != n.Config.PeerURL() {
 		return false, errs.New(errs.Precondition, "the member in %s is known to its cluster by %s, not by %s", n.Config.DataDir, have, n.Config.PeerURL()).
 			Hint("to keep it, run this command with the address that it has").
 			Hint("to give this node another address: etcdadm reset, then join again")

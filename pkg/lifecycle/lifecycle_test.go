@@ -102,6 +102,7 @@ func TestInitNeverTouchesDataThatExists(t *testing.T) {
 		"our member":                          {data: whole, env: settings},
 		"a member of somebody":                {data: whole, refused: "holds the data of a member already"},
 		"a member at another address":         {data: whole, env: strings.ReplaceAll(settings, "127.88.0.1", "127.88.0.9"), refused: "is known to its cluster by"},
+		"a member, and settings that are cut": {data: whole, env: "ETCD_NAME=etcd-1\n", refused: "does not tell by which peer URL"},
 		"half a member":                       {data: whole[:1], env: settings, refused: "holds half of a member"},
 		"half a member, killed in its birth":  {data: whole[1:], env: settings, bootstrap: true},
 		"foreign files":                       {data: []string{"notes.txt"}, refused: "holds files that are not etcd's"},
