@@ -58,9 +58,14 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 		if err != nil {
 			return nil, err
 		}
-		if onlyVoter(m) {
+		switch {
+		case onlyVoter(m):
 			steps = append(steps, once("data/final-snapshot", "final snapshot",
 				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))
+		case !m.Removed: // a phase that was run alone, or a voter that came after the cluster was asked
+			if steps, err = n.leave(ctx, o); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return append(steps,

@@ -67,6 +67,11 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		return []converge.Step{ca}, nil
 	}
 	if len(found.endpoints) == 0 {
+		if found.silent != nil {
+			return nil, errs.New(errs.Precondition, "the member on this node cannot be asked for its cluster: %w", found.silent).
+				Hint("mend that first: etcdadm status").
+				Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
+		}
 		return nil, errs.New(errs.Precondition, "no other member of the cluster is known, so nobody can say whether it still counts on this one").
 			Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
 	}
@@ -86,9 +91,9 @@ type self struct {
 	anything  bool // there is something that a cluster may count on
 	foreign   bool // and it is the data of a member that etcdadm did not set up
 	running   bool
-	last      bool   // the only voter
-	id        uint64 // 0: not known
-	cluster   uint64
+	silent    error    // why the member on this node does not answer, although it runs
+	last      bool     // the only voter
+	id        uint64   // 0: not known
 	endpoints []string // where the cluster may be asked
 }
 
@@ -110,20 +115,26 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	own := n.Config.ClientURL()
 	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
 	// ended right after it had the member added; that takes a certificate, and a reset removes settings before it.
-	_, cannotAsk := n.cluster(own)
+	c, silent := n.cluster(own)
 	data := state.Kind == snapshot.Whole || state.Kind == snapshot.Half
 	if env == nil && data { // data that was restored and never started is of nobody
 		restored, err := snapshot.IsRestored(n.Host, n.Config.DataDir)
 		s.anything, s.foreign = !restored, !restored
 		return s, err
 	}
-	s.anything = env != nil || len(n.Config.JoinEndpoints) > 0 && cannotAsk == nil
+	if state.Kind != snapshot.Whole && len(n.Config.JoinEndpoints) == 0 { // the first member of a cluster that never began
+		if unborn, err := n.bootstrapping(); err != nil || unborn {
+			return s, err
+		}
+	}
+	s.anything = env != nil || len(n.Config.JoinEndpoints) > 0 && silent == nil
 	if !s.anything {
 		return s, nil
 	}
-	if c, err := n.cluster(own); err == nil {
-		if status, err := c.Status(ctx, own); err == nil {
-			s.running, s.id, s.cluster = true, status.MemberID, status.ClusterID
+	if silent == nil {
+		var status etcd.Status
+		if status, silent = c.Status(ctx, own); silent == nil {
+			s.running, s.id = true, status.MemberID
 			s.endpoints = append(s.endpoints, own)
 			if m, err := c.MembersSerializable(ctx); err == nil {
 				s.last = m.LastVoter(s.id)
@@ -134,12 +145,14 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		}
 	}
 	if !s.running && state.Kind == snapshot.Whole {
-		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used {
+		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && used {
+			s.silent = silent
+		} else if err == nil {
 			m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
 			if err != nil {
 				return s, err
 			}
-			s.id, s.cluster = m.MemberID, m.ClusterID
+			s.id = m.MemberID
 			s.last = onlyVoter(m)
 			for _, member := range m.Members {
 				s.add(member.ClientURLs)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -28,6 +29,7 @@ type Membership struct {
 	ClusterID uint64   `json:"clusterID"` // 0 when no WAL is there
 	MemberID  uint64   `json:"memberID"`  // whose data it is; 0 when no WAL is there
 	Members   []Member `json:"members"`   // by id
+	Removed   bool     `json:"removed"`   // the cluster let go of the member whose data it is
 	Lag       uint64   `json:"lag"`       // entries of the WAL that the database does not have; 0 after etcd was stopped, and not killed
 }
 
@@ -96,8 +98,24 @@ func members(database, walDir string) (*Membership, error) {
 	if m.ClusterID, m.MemberID, err = identity(walDir); err != nil {
 		return nil, err
 	}
+	if m.Removed, err = removed(db, m.MemberID); err != nil {
+		return nil, err
+	}
 	m.Lag, err = lag(db, walDir)
 	return m, err
+}
+
+// removed looks for a member among those that the cluster let go of, and whose id is never given out again
+// (MustDeleteMemberFromBackend in etcd's server/v3/storage/schema).
+func removed(db *bbolt.DB, member uint64) (bool, error) {
+	var found bool
+	err := db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket([]byte("members_removed")); b != nil {
+			found = b.Get([]byte(strconv.FormatUint(member, 16))) != nil
+		}
+		return nil
+	})
+	return found, err
 }
 
 // lag compares the index of the last entry in a WAL with the one that the database says it has applied. Of a cluster of
