@@ -42,10 +42,7 @@ func (p program) runSkewed(wrong time.Duration) error {
 		defer runtime.UnlockOSThread()
 		p.trace(wrong, end)
 	}()
-	if err := <-end; err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(p.Args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return nil
+	return p.failed(<-end, stderr.String())
 }
 
 // exitCode is how a traced program ended, as a shell tells it.

@@ -25,6 +25,7 @@ func feed(in string, name string, args ...string) error {
 
 // program is a process that dies with us.
 type program struct {
+	Name string // for errors; "": the arguments
 	Args []string
 	Env  []string // nil: ours
 	In   io.Reader
@@ -43,8 +44,17 @@ func (p program) run(ctx context.Context) error {
 		c.Stderr = &stderr
 	}
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(p.Args, " "), err, strings.TrimSpace(stderr.String()))
+	return p.failed(c.Run(), stderr.String())
+}
+
+// failed says what failed, and what it said itself.
+func (p program) failed(err error, stderr string) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	name := p.Name
+	if name == "" {
+		name = strings.Join(p.Args, " ")
+	}
+	return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr))
 }

@@ -50,7 +50,7 @@ func (h *Host) attach() error {
 	if _, err := run("mount", "-t", "ext4", "-o", "loop,noauto_da_alloc", h.image(), h.disk()); err != nil {
 		return err
 	}
-	upper, work := filepath.Join(h.disk(), "upper"), filepath.Join(h.disk(), "work")
+	upper, work, data := filepath.Join(h.disk(), "upper"), filepath.Join(h.disk(), "work"), filepath.Join(h.disk(), "var")
 	for _, dir := range []string{upper, work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -59,6 +59,15 @@ func (h *Host) attach() error {
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", h.lab.root, upper, work)
 	if err := unix.Mount(h.Name, h.root(), "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount the root of %s: %w", h.Name, err)
+	}
+	// Data directories of real hosts are on no overlay.
+	if blank {
+		if _, err := run("cp", "-a", filepath.Join(h.lab.root, "var"), data); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(data, filepath.Join(h.root(), "var"), "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount /var of %s: %w", h.Name, err)
 	}
 	if blank {
 		return h.personalize()
@@ -168,12 +177,12 @@ func (h *Host) DiskFree() {
 // ballast lies on the disk, and outside of what the host sees of it.
 func (h *Host) ballast() string { return filepath.Join(h.disk(), "ballast") }
 
-// SlowDisk lets the host's disk take writes only at times: whoever writes waits for up to the given time, again and
-// again, as with a disk in a network. What was written before a wait is synced by it. A time of 0 ends that.
-func (h *Host) SlowDisk(wait time.Duration) {
+// SlowDisk lets the host's disk stall for the given time, again and again, with some milliseconds in between, as a disk
+// in a busy network does. Reads are served, writes wait. Each stall syncs what was written before. A time of 0 ends that.
+func (h *Host) SlowDisk(stall time.Duration) {
 	h.lab.t.Helper()
 	h.setFast()
-	if wait == 0 {
+	if stall == 0 {
 		return
 	}
 	f, err := os.Open(h.disk())
@@ -186,18 +195,14 @@ func (h *Host) SlowDisk(wait time.Duration) {
 	go func() {
 		defer close(done)
 		defer f.Close()
-		for {
+		for slow := true; slow; {
 			_ = unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0)
 			select {
 			case <-fast:
-			case <-time.After(wait):
+				slow = false
+			case <-time.After(stall):
 			}
-			_ = unix.IoctlSetInt(int(f.Fd()), fiThaw, 0)
-			select {
-			case <-fast:
-				return
-			case <-time.After(time.Millisecond):
-			}
+			_ = unix.IoctlSetInt(int(f.Fd()), fiThaw, 0) // those who wait come before the next freeze
 		}
 	}()
 }

@@ -49,7 +49,7 @@ func (h *Host) Run(args ...string) string {
 	h.lab.t.Helper()
 	out, err := h.Exec(args...)
 	if err != nil {
-		h.lab.t.Fatalf("%s: %v\n%s", h.Name, err, out)
+		h.lab.t.Fatalf("%v\n%s", err, out)
 	}
 	return out
 }
@@ -67,11 +67,8 @@ func (h *Host) Program(p Program) error {
 	if err != nil {
 		return err
 	}
-	inside := program{Args: append(enter, p.Args...), In: p.In, Out: p.Out, Err: p.Err}
-	if err := h.runs(inside); err != nil {
-		return fmt.Errorf("%s", strings.Replace(err.Error(), strings.Join(enter, " "), "on "+h.Name+":", 1))
-	}
-	return nil
+	name := h.Name + ": " + strings.Join(p.Args, " ")
+	return h.runs(program{Name: name, Args: append(enter, p.Args...), In: p.In, Out: p.Out, Err: p.Err})
 }
 
 // runs runs a program of this machine that is, or enters, the host: under its clock.

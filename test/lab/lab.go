@@ -2,7 +2,7 @@
 // addresses, hostname and disk, to try on them what only real hosts do: boot, lose power, lose the network, fill up.
 //
 // A host is a systemd-nspawn container. Its root is an overlay of one Debian that is made once (see root.go) and of an
-// ext4 file system of its own in a loop device. All hosts are plugged into one bridge, in a namespace apart, so that
+// ext4 file system of its own in a loop device, and /var is a plain directory of the latter. All hosts are plugged into one bridge, in a namespace apart, so that
 // labs do not see each other, and the machine's own network does not see them:
 //
 //	n1  10.77.0.11  fd77::11
@@ -56,9 +56,6 @@ func Up(t testing.TB, n int, mounts ...Mount) *Lab {
 	}
 	l := &Lab{t: t, mounts: mounts, links: map[*Host]*link{}}
 	t.Cleanup(func() {
-		if t.Failed() {
-			l.keepEvidence()
-		}
 		if err := l.Down(); err != nil {
 			t.Errorf("the lab %s does not go down: %v", l.id, err)
 		}
@@ -111,10 +108,10 @@ func (l *Lab) claim() error {
 	}
 	l.id = prefix + hex.EncodeToString(id)
 	l.dir = filepath.Join(base, l.id)
-	if err := os.Mkdir(l.dir, 0o755); err != nil {
+	if l.lock, err = lock(l.dir+".lock", unix.LOCK_EX); err != nil {
 		return err
 	}
-	if l.lock, err = lock(filepath.Join(l.dir, "lock"), unix.LOCK_EX); err != nil {
+	if err := os.Mkdir(l.dir, 0o755); err != nil {
 		return err
 	}
 	// A running host keeps a copy of each mount that was there before it, and would hold the disks of its neighbours:
@@ -125,10 +122,14 @@ func (l *Lab) claim() error {
 	return unix.Mount("", l.dir, "", unix.MS_SHARED, "")
 }
 
-// Down ends the hosts and removes every trace of the lab. A second call finds nothing to do.
+// Down ends the hosts and removes every trace of the lab; if the test has failed, it keeps what they know first. A
+// second call finds nothing to do.
 func (l *Lab) Down() error {
 	if l.lock == nil {
 		return nil
+	}
+	if l.t.Failed() {
+		l.keepEvidence()
 	}
 	for _, h := range l.Hosts {
 		h.setFast()

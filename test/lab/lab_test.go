@@ -1,23 +1,372 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
 
 func TestHostsBoot(t *testing.T) {
-	t0 := time.Now()
 	l := Up(t, 5)
-	fmt.Println("up", time.Since(t0))
-	for _, h := range l.Hosts {
-		t0 := time.Now()
-		fmt.Print(h.Run("sh", "-c", "hostname; cat /etc/machine-id; cat /proc/self/cgroup; ip -br a; systemctl is-system-running; stat -f -c %T /sys/fs/cgroup"))
-		fmt.Println(time.Since(t0))
+	ids := map[string]bool{}
+	for i, h := range l.Hosts {
+		if got := h.Run("hostname"); got != h.Name+"\n" {
+			t.Errorf("%s calls itself %q", h.Name, got)
+		}
+		ids[h.Run("cat", "/etc/machine-id")] = true
+		if got := h.Run("systemctl", "is-system-running"); got != "running\n" {
+			t.Errorf("%s is %q", h.Name, got)
+		}
+		next := l.Hosts[(i+1)%len(l.Hosts)]
+		for _, address := range []string{next.IPv4, next.IPv6} {
+			if !reaches(h, address) {
+				t.Errorf("%s does not reach %s", h.Name, address)
+			}
+		}
+		// etcdadm finds the address of a node by its default route.
+		if got := h.Run("ip", "-br", "route", "show", "default"); !strings.Contains(got, "eth0") {
+			t.Errorf("%s has no default route: %q", h.Name, got)
+		}
 	}
-	t0 = time.Now()
+	if len(ids) != len(l.Hosts) {
+		t.Errorf("%d hosts have %d machine ids", len(l.Hosts), len(ids))
+	}
+}
+
+func TestProgramsRunOnHosts(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("from outside\n"), 0o751); err != nil {
+		t.Fatal(err)
+	}
+	l := Up(t, 1, Mount{From: dir, To: "/mnt/given"})
+	h := l.Hosts[0]
+
+	if got := h.Run("cat", "/mnt/given/file"); got != "from outside\n" {
+		t.Errorf("a mounted directory holds %q", got)
+	}
+	if _, err := h.Exec("touch", "/mnt/given/file"); err == nil {
+		t.Error("a mounted directory is not read only")
+	}
+	h.Copy(filepath.Join(dir, "file"), "/usr/local/bin/deep/copy")
+	if got := h.Run("stat", "-c", "%a %s", "/usr/local/bin/deep/copy"); got != "751 13\n" {
+		t.Errorf("a copy has mode and size %q", got)
+	}
+	h.Write("/etc/written", 0o640, "text")
+	if got := h.Run("cat", "/etc/written"); got != "text" {
+		t.Errorf("a file holds %q", got)
+	}
+
+	out, err := h.Exec("sh", "-c", "echo out; echo why >&2; exit 3")
+	var exit *exec.ExitError
+	if out != "out\n" || !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), "why") {
+		t.Errorf("a program that fails gives %q, %v", out, err)
+	}
+	h.Run("logger", "--tag=story", "once upon a time")
+	if err := until("the journal", func() bool { return strings.Contains(h.Journal(""), "once upon a time") }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHostsComeBack(t *testing.T) {
+	h := Up(t, 1).Hosts[0]
+	began := func() string { return h.Run("cut", "-d ", "-f22", "/proc/1/stat") }
+
+	h.Write("/root/kept", 0o600, "kept")
+	first := began()
+	h.Reboot()
+	second := began()
+	if first == second {
+		t.Error("a reboot did not boot")
+	}
+	h.Run("sh", "-c", "echo -n unsynced > /root/unsynced")
+	h.Kill()
+	if _, err := h.Exec("true"); err == nil {
+		t.Error("a dead host runs programs")
+	}
+	h.Start()
+	if began() == second {
+		t.Error("a start did not boot")
+	}
+	if got := h.Run("cat", "/root/kept", "/root/unsynced"); got != "keptunsynced" {
+		t.Errorf("after a kill the files hold %q", got)
+	}
+	h.LoseDisk()
+	h.Start()
+	if _, err := h.Exec("stat", "/root/kept"); err == nil {
+		t.Error("a new disk holds a file of the old one")
+	}
+}
+
+// What was written and not synced is what a loss of power takes, and nothing else.
+func TestPowerOffLosesWhatIsNotSynced(t *testing.T) {
+	h := Up(t, 1).Hosts[0]
+	for round := range 3 {
+		h.Run("sh", "-ec", `
+			echo synced > /root/synced; sync -f /root/synced
+			echo old > /root/renamed; sync -f /root/renamed
+			echo lost > /root/lost
+			echo new > /root/renamed.new; mv /root/renamed.new /root/renamed`)
+		h.PowerOff()
+		h.Start()
+		if got := h.Run("cat", "/root/synced"); got != "synced\n" {
+			t.Errorf("round %d: the synced file holds %q", round, got)
+		}
+		if got, err := h.Exec("cat", "/root/lost"); err == nil && got != "" {
+			t.Errorf("round %d: the file that was not synced holds %q", round, got)
+		}
+		if got := h.Run("cat", "/root/renamed"); got == "new\n" {
+			t.Errorf("round %d: the file that was not synced before it was renamed holds %q", round, got)
+		}
+	}
+}
+
+func TestNetworkBreaksAndHeals(t *testing.T) {
+	l := Up(t, 3)
+	a, b, c := l.Hosts[0], l.Hosts[1], l.Hosts[2]
+	see := func(state string, from, to *Host, want bool) {
+		t.Helper()
+		for _, address := range []string{to.IPv4, to.IPv6} {
+			got := reaches(from, address)
+			for range 20 { // neighbours that have lost each other ask only once in a second
+				if got == want || !want {
+					break
+				}
+				got = reaches(from, address)
+			}
+			if got != want {
+				t.Errorf("%s: %s reaches %s at %s: %t", state, from.Name, to.Name, address, got)
+			}
+		}
+	}
+	l.Partition(a, b)
+	see("a and b are apart", a, b, false)
+	see("a and b are apart", b, a, false)
+	see("a and b are apart", a, c, true)
+	l.Heal()
+	see("healed", a, b, true)
+	l.Isolate(c)
+	see("c is alone", a, c, false)
+	see("c is alone", c, b, false)
+	see("c is alone", a, b, true)
+	l.Heal()
+	see("healed", c, a, true)
+
+	// A dead host is silent: its kernel does not refuse for it.
+	b.Kill()
+	see("b is off", a, b, false)
+	b.Start()
+	see("b is back", a, b, true)
+}
+
+func TestLatency(t *testing.T) {
+	l := Up(t, 2)
+	a, b := l.Hosts[0], l.Hosts[1]
+	const late = 60 * time.Millisecond
+	if quick := roundTrip(t, a, b); quick >= late {
+		t.Errorf("a connection takes %v", quick)
+	}
+	l.Latency(b, late)
+	if slow := roundTrip(t, a, b); slow < 2*late {
+		t.Errorf("with %v each way a connection takes %v", late, slow)
+	}
+	if !reaches(b, a.IPv6) {
+		t.Error("a slow link does not carry IPv6")
+	}
+	l.Partition(a, b)
+	if reaches(a, b.IPv4) {
+		t.Error("a slow link cannot be cut")
+	}
+	l.Heal()
+	l.Latency(b, 0)
+	if quick := roundTrip(t, a, b); quick >= late {
+		t.Errorf("a connection takes %v again", quick)
+	}
+}
+
+func TestDisksFillUpAndSlowDown(t *testing.T) {
+	h := Up(t, 1).Hosts[0]
+	h.DiskFull()
+	if _, err := h.Exec("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=64"); err == nil || !strings.Contains(err.Error(), "No space left") {
+		t.Errorf("a full disk takes 256 kB: %v", err)
+	}
+	h.DiskFree()
+	h.Run("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=64")
+
+	write := func() time.Duration {
+		began := time.Now()
+		h.Run("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=100", "oflag=dsync")
+		return time.Since(began)
+	}
+	fast := write()
+	h.SlowDisk(100 * time.Millisecond)
+	if slow := write(); slow < 3*fast {
+		t.Errorf("100 writes take %v to a slow disk, %v to a fast one", slow, fast)
+	}
+	h.Kill() // also what waits for the disk
+	h.Start()
+	write()
+}
+
+func TestClockIsWrong(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the vDSO of " + runtime.GOARCH + " is not known")
+	}
+	h := Up(t, 1).Hosts[0]
+	off := func(args ...string) time.Duration {
+		seconds, err := strconv.ParseInt(strings.TrimSpace(h.Run(args...)), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Until(time.Unix(seconds, 0)).Round(time.Minute)
+	}
+	for _, wrong := range []time.Duration{24 * time.Hour, -24 * time.Hour, 0} {
+		h.Skew(wrong)
+		if got := off("date", "+%s"); got != wrong {
+			t.Errorf("a program sees a clock that is wrong by %v, not %v", got, wrong)
+		}
+		if got := off("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "date", "+%s"); got != wrong {
+			t.Errorf("a unit sees a clock that is wrong by %v, not %v", got, wrong)
+		}
+	}
+}
+
+// A lab that was killed, and one that was taken down, leave nothing that was not there before.
+func TestNothingIsLeftBehind(t *testing.T) {
+	before := picture(t)
+	l := Up(t, 2)
+	l.Latency(l.Hosts[1], time.Millisecond)
+	l.Hosts[0].SlowDisk(time.Second)
+	l.Hosts[1].Run("sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &")
+	if during := picture(t); len(during) < len(before)+10 {
+		t.Errorf("a lab that runs shows in %d places only", len(during)-len(before))
+	}
 	if err := l.Down(); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Println("down", time.Since(t0))
+	compare(t, "after Down", before, picture(t))
+
+	// The same in another process, which is killed with its hosts running.
+	child := exec.Command(os.Args[0], "-test.run=^TestKilledLab$", "-test.v")
+	child.Env = append(os.Environ(), killed+"=1")
+	out, err := child.Output()
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the lab in another process: %v\n%s", err, out)
+	}
+	dir, err := base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, prefix+"*", "n1")); len(left) == 0 {
+		t.Error("a lab that was killed left nothing: this test proves nothing")
+	}
+	if err := Up(t, 0).Down(); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "after the sweep", before, picture(t))
+}
+
+const killed = "LAB_KILLED"
+
+// TestKilledLab is the other process of TestNothingIsLeftBehind.
+func TestKilledLab(t *testing.T) {
+	if os.Getenv(killed) == "" {
+		t.Skip("only as a part of TestNothingIsLeftBehind")
+	}
+	l := Up(t, 2)
+	l.Latency(l.Hosts[0], time.Millisecond)
+	l.Hosts[1].Skew(time.Hour)
+	l.Hosts[1].SlowDisk(time.Hour)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {}
+}
+
+// reaches tells whether a program of the host gets an answer from an address: a connection that is refused is one.
+func reaches(h *Host, address string) bool {
+	_, err := h.Exec("timeout", "0.5", "bash", "-c", "exec 3<>/dev/tcp/"+address+"/1")
+	return err == nil || strings.Contains(err.Error(), "Connection refused")
+}
+
+// roundTrip is the time of an answer, without that of the program which asks.
+func roundTrip(t *testing.T, from, to *Host) time.Duration {
+	t.Helper()
+	const ask = `t0=$EPOCHREALTIME; (exec 3<>/dev/tcp/%s/1) 2>/dev/null; t1=$EPOCHREALTIME; echo $(( ${t1/./} - ${t0/./} ))`
+	if !reaches(from, to.IPv4) { // and knows its neighbour from now on
+		t.Fatalf("%s does not reach %s", from.Name, to.Name)
+	}
+	us, err := strconv.Atoi(strings.TrimSpace(from.Run("bash", "-c", fmt.Sprintf(ask, to.IPv4))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(us) * time.Microsecond
+}
+
+// picture lists what a lab could leave on the machine.
+func picture(t *testing.T) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	mounts, err := mountsBelow("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mounts {
+		all["mount "+m] = true
+	}
+	for _, d := range loopDevices("") {
+		all["loop device "+d] = true
+	}
+	cache, err := base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"/run/netns/*", "/run/systemd/nspawn/*/*", "/var/lib/machines/*", "/sys/class/net/*", cache + "/*"} {
+		found, _ := filepath.Glob(pattern)
+		for _, f := range found {
+			all[f] = true
+		}
+	}
+	hierarchies, err := hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, top := range hierarchies {
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				all["cgroup "+path] = true
+			}
+			return nil
+		})
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		args, _ := os.ReadFile(p)
+		if text := strings.ReplaceAll(string(args), "\x00", " "); strings.Contains(text, prefix) || strings.HasPrefix(text, "/lib/systemd") || strings.HasPrefix(text, "sleep 1000") {
+			all["process "+filepath.Base(filepath.Dir(p))+" "+text] = true
+		}
+	}
+	return all
+}
+
+func compare(t *testing.T, when string, before, after map[string]bool) {
+	t.Helper()
+	for _, what := range slices.Sorted(maps.Keys(after)) {
+		if !before[what] {
+			t.Errorf("%s there is: %s", when, what)
+		}
+	}
 }

@@ -26,7 +26,7 @@ const (
 mkdir -p /var/log/journal
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer console-getty.service
 rm -f /etc/machine-id /etc/hostname /etc/resolv.conf /var/cache/apt/archives/*.deb
-rm -rf /var/lib/apt/lists/*
+rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*.log /var/log/apt
 : > /etc/resolv.conf
 `
 )

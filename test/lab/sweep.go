@@ -16,12 +16,16 @@ const prefix = "etcdadm-"
 
 // sweep removes the labs whose process died. The kernel has freed their locks.
 func sweep(base string) error {
-	dirs, err := filepath.Glob(filepath.Join(base, prefix+"*"))
+	found, err := os.ReadDir(base)
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
-		held, err := lock(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+	for _, f := range found {
+		if !f.IsDir() {
+			continue
+		}
+		dir := filepath.Join(base, f.Name())
+		held, err := lock(dir+".lock", unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			continue
 		}
@@ -74,7 +78,7 @@ func remove(id, dir string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	return errors.Join(os.RemoveAll(dir), os.Remove(dir+".lock"))
 }
 
 // mountsBelow lists the mount points at and below a directory, in the order in which they were mounted.

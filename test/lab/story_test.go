@@ -1,0 +1,265 @@
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"etcdadm/test/release"
+)
+
+const (
+	// initSystem runs etcd on the hosts of the stories.
+	initSystem = "process"
+	// current is the version of etcd where a story does not depend on it.
+	current = "3.6.16"
+)
+
+// A story is a lab whose hosts have etcdadm, and a mirror of releases.
+type story struct {
+	*Lab
+	version, bin string
+}
+
+func begin(t *testing.T, hosts int, version string) *story {
+	t.Helper()
+	mirror := release.Get(t)
+	bin, err := etcdadm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &story{Up(t, hosts, Mount{From: string(mirror), To: "/mirror"}), version, bin}
+	for _, h := range s.Hosts {
+		s.prepare(h)
+	}
+	return s
+}
+
+// prepare gives etcdadm to a host.
+func (s *story) prepare(h *Host) {
+	s.t.Helper()
+	h.Copy(s.bin, "/usr/local/bin/etcdadm")
+}
+
+// etcdadm builds the program, once for all stories.
+var etcdadm = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(built, "etcdadm")
+	build := exec.Command("go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", bin, "./cmd/etcdadm")
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build etcdadm: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// built is a directory for what all tests need.
+var built string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "etcdadm-lab-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	built = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// etcdadm runs etcdadm on a host, which has to succeed.
+func (s *story) etcdadm(h *Host, args ...string) {
+	s.t.Helper()
+	if err := s.try(h, nil, args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// try runs etcdadm on a host. Each line that it says is told while it runs.
+func (s *story) try(h *Host, tell func(line string), args ...string) error {
+	argv := append([]string{"etcdadm"}, args...)
+	if args[0] == "init" || args[0] == "join" {
+		argv = append(argv, "--init-system", initSystem, "--version", s.version, "--release-url", "file:///mirror", "--sha256sums", "/mirror/SHA256SUMS")
+	}
+	said := &lines{tell: tell}
+	if err := h.Program(Program{Args: argv, Err: said}); err != nil {
+		return fmt.Errorf("%w%s", err, said.all.String())
+	}
+	return nil
+}
+
+// lines tells of each line that is written to it.
+type lines struct {
+	all  bytes.Buffer
+	told int
+	tell func(string)
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.all.Write(p)
+	for l.tell != nil {
+		end := bytes.IndexByte(l.all.Bytes()[l.told:], '\n')
+		if end < 0 {
+			break
+		}
+		line := string(l.all.Bytes()[l.told : l.told+end])
+		l.told += end + 1
+		l.tell(line)
+	}
+	return len(p), nil
+}
+
+// once returns what calls do at the first line of a phase.
+func once(phase string, do func()) func(string) {
+	var first sync.Once
+	return func(line string) {
+		if strings.HasPrefix(line, "["+phase+"]") {
+			first.Do(do)
+		}
+	}
+}
+
+// giveCA brings the CA of one host to others, as an operator does.
+func (s *story) giveCA(from *Host, to ...*Host) {
+	s.t.Helper()
+	for _, name := range []string{"ca.crt", "ca.key"} {
+		file := "/etc/etcd/pki/" + name
+		text := from.Run("cat", file)
+		for _, h := range to {
+			h.Write(file, 0o600, text)
+		}
+	}
+}
+
+// cluster makes a cluster of all hosts.
+func (s *story) cluster() {
+	s.t.Helper()
+	first, rest := s.Hosts[0], s.Hosts[1:]
+	s.etcdadm(first, "init")
+	s.giveCA(first, rest...)
+	for _, h := range rest {
+		s.etcdadm(h, "join", client(first))
+	}
+}
+
+func client(h *Host) string { return "https://" + h.IPv4 + ":2379" }
+
+func put(h *Host, key, value string) { h.Run("/opt/bin/etcdctl.sh", "put", key, value) }
+
+func get(h *Host, key string) string {
+	return strings.TrimSpace(h.Run("/opt/bin/etcdctl.sh", "get", "--print-value-only", key))
+}
+
+// wants asks for the voters of the cluster, by the hosts' names, and that each of them serves.
+func (s *story) wants(voters ...*Host) {
+	s.t.Helper()
+	var want []string
+	for _, h := range voters {
+		want = append(want, h.Name+" started false")
+	}
+	for _, h := range voters {
+		var got []string
+		for line := range strings.Lines(h.Run("/opt/bin/etcdctl.sh", "member", "list")) {
+			f := strings.Split(strings.TrimSpace(line), ", ")
+			got = append(got, f[2]+" "+f[1]+" "+f[len(f)-1])
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			s.t.Errorf("%s lists the members %q, want %q", h.Name, got, want)
+		}
+	}
+}
+
+func TestThreeNodesFromNothing(t *testing.T) {
+	for _, version := range release.Versions {
+		t.Run(version, func(t *testing.T) {
+			s := begin(t, 3, version)
+			s.cluster()
+			s.wants(s.Hosts...)
+			for _, writer := range s.Hosts {
+				put(writer, "from", writer.Name)
+				for _, reader := range s.Hosts {
+					if got := get(reader, "from"); got != writer.Name {
+						t.Errorf("what %s wrote, %s reads as %q", writer.Name, reader.Name, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Wherever the power goes during init, a second init makes the member; when init has said that it is done, nothing of
+// it is lost.
+func TestPowerOffDuringInit(t *testing.T) {
+	phases := []string{"certificates", "configure", "start", "health"}
+	s := begin(t, len(phases)+1, current)
+	for i, phase := range phases {
+		h := s.Hosts[i]
+		if err := s.try(h, once(phase, h.PowerOff), "init"); err == nil {
+			t.Errorf("power off at [%s]: init has succeeded", phase)
+		}
+		h.Start()
+		s.etcdadm(h, "init")
+		put(h, "color", "blue")
+		if got := get(h, "color"); got != "blue" {
+			t.Errorf("power off at [%s]: the member reads %q", phase, got)
+		}
+	}
+
+	h := s.Hosts[len(phases)]
+	s.etcdadm(h, "init")
+	put(h, "color", "blue")
+	h.PowerOff()
+	h.Start()
+	s.etcdadm(h, "init")
+	if got := get(h, "color"); got != "blue" {
+		t.Errorf("power off after init: the member reads %q", got)
+	}
+}
+
+func TestDiskIsLostAndTheNodeReplaced(t *testing.T) {
+	s := begin(t, 3, current)
+	a, b, c := s.Hosts[0], s.Hosts[1], s.Hosts[2]
+	s.cluster()
+	put(a, "color", "blue")
+	c.LoseDisk()
+	put(b, "color", "green")
+	c.Start()
+	s.prepare(c)
+	s.giveCA(a, c)
+	s.etcdadm(c, "join", client(a)+","+client(b))
+	s.wants(a, b, c)
+	if got := get(c, "color"); got != "green" {
+		t.Errorf("the new member reads %q", got)
+	}
+}
+
+// A join that loses the network fails, harms nobody, and succeeds when it is run again.
+func TestPartitionDuringJoin(t *testing.T) {
+	phases := []string{"membership", "start", "health"}
+	s := begin(t, len(phases)+1, current)
+	a := s.Hosts[0]
+	s.etcdadm(a, "init")
+	s.giveCA(a, s.Hosts[1:]...)
+	for i, phase := range phases {
+		h := s.Hosts[i+1]
+		cut := once(phase, func() { s.Isolate(h) })
+		if err := s.try(h, cut, "join", client(a), "--timeout", "5s"); err == nil {
+			t.Errorf("a partition at [%s]: join has succeeded", phase)
+		}
+		put(a, "during", phase)
+		s.Heal()
+		s.etcdadm(h, "join", client(a))
+		s.wants(s.Hosts[:i+2]...)
+		if got := get(h, "during"); got != phase {
+			t.Errorf("a partition at [%s]: the new member reads %q", phase, got)
+		}
+	}
+}
