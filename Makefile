@@ -20,7 +20,7 @@ GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -
 LINT_VERSION := v2.15.0
 LINT         := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build demo test bench mirror lint docs verify clean
+.PHONY: help build demo test lab bench mirror lint docs verify clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: build ## Play the life of a three-member cluster of real etcd on this mach
 test: build mirror ## Run every test, the stories with real etcd included
 	$(GO) test $$($(GO) list ./... | grep -v '^etcdadm/test')
 	$(GO) test -count=1 -timeout 20m ./test/...
+
+lab: mirror ## Play the stories that need real hosts: several Debians with systemd, on this machine, as root
+	LAB=required $(GO) test -count=1 -timeout 20m -v ./test/lab
 
 bench: build mirror ## Measure init, join, install and the binary against bare etcd
 	$(GO) run ./test/bench

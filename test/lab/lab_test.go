@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestHostsBoot(t *testing.T) {
@@ -205,13 +207,13 @@ func TestDisksFillUpAndSlowDown(t *testing.T) {
 
 	write := func() time.Duration {
 		began := time.Now()
-		h.Run("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=100", "oflag=dsync")
+		h.Run("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=20", "oflag=dsync")
 		return time.Since(began)
 	}
 	fast := write()
 	h.SlowDisk(100 * time.Millisecond)
 	if slow := write(); slow < 3*fast {
-		t.Errorf("100 writes take %v to a slow disk, %v to a fast one", slow, fast)
+		t.Errorf("20 writes take %v to a slow disk, %v to a fast one", slow, fast)
 	}
 	h.Kill() // also what waits for the disk
 	h.Start()
@@ -247,8 +249,8 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	l := Up(t, 2)
 	l.Latency(l.Hosts[1], time.Millisecond)
 	l.Hosts[0].SlowDisk(time.Second)
-	l.Hosts[1].Run("sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &")
-	if during := picture(t); len(during) < len(before)+10 {
+	l.Hosts[1].Run("sh", "-c", "setsid "+leftOver+" >/dev/null 2>&1 &")
+	if during := picture(t, l); len(during) < len(before)+10 {
 		t.Errorf("a lab that runs shows in %d places only", len(during)-len(before))
 	}
 	if err := l.Down(); err != nil {
@@ -276,7 +278,10 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	compare(t, "after the sweep", before, picture(t))
 }
 
-const killed = "LAB_KILLED"
+const (
+	killed   = "LAB_KILLED"        // set: be the lab that is killed
+	leftOver = "sleep 86399.98765" // a process that somebody leaves on a host
+)
 
 // TestKilledLab is the other process of TestNothingIsLeftBehind.
 func TestKilledLab(t *testing.T) {
@@ -313,50 +318,73 @@ func roundTrip(t *testing.T, from, to *Host) time.Duration {
 	return time.Duration(us) * time.Microsecond
 }
 
-// picture lists what a lab could leave on the machine.
-func picture(t *testing.T) map[string]bool {
+// picture lists what a lab could leave on the machine. Labs of other processes come and go all the while: what carries
+// the id of one that is up is theirs.
+func picture(t *testing.T, ours ...*Lab) map[string]bool {
 	t.Helper()
-	all := map[string]bool{}
+	dir, err := base()
+	if err != nil {
+		t.Fatal(err)
+	}
 	mounts, err := mountsBelow("/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range mounts {
-		all["mount "+m] = true
-	}
-	for _, d := range loopDevices("") {
-		all["loop device "+d] = true
-	}
-	cache, err := base()
+	tops, err := hierarchies()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, pattern := range []string{"/run/netns/*", "/run/systemd/nspawn/*/*", "/var/lib/machines/*", "/sys/class/net/*", cache + "/*"} {
-		found, _ := filepath.Glob(pattern)
-		for _, f := range found {
-			all[f] = true
+	all := map[string]bool{}
+	for _, m := range mounts {
+		if strings.HasPrefix(m, dir) || strings.HasPrefix(m, "/run/") {
+			all["mount "+m] = true
 		}
 	}
-	hierarchies, err := hierarchies()
-	if err != nil {
-		t.Fatal(err)
+	for _, d := range loopDevices(dir) {
+		all["loop device "+d] = true
 	}
-	for _, top := range hierarchies {
+	for _, top := range tops {
 		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
+			if err == nil && d.IsDir() && strings.Contains(path, prefix) {
 				all["cgroup "+path] = true
 			}
 			return nil
 		})
 	}
-	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, pattern := range []string{"/run/netns/*", "/run/systemd/nspawn/*/*", "/var/lib/machines/*", "/sys/class/net/*", dir + "/*", "/proc/[0-9]*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			if !strings.HasPrefix(f, "/proc/") {
+				all[f] = true
+				continue
+			}
+			args, _ := os.ReadFile(f + "/cmdline")
+			if len(args) == 0 {
+				continue // a process that is dead, and that the machine's init has not collected yet
+			}
+			group, _ := os.ReadFile(f + "/cgroup")
+			text := strings.ReplaceAll(string(args), "\x00", " ")
+			if strings.Contains(text, dir) || strings.Contains(text, leftOver) || strings.Contains(string(group), "/"+prefix) {
+				all["process "+filepath.Base(f)+" "+text+string(group)] = true
+			}
+		}
+	}
+	locks, err := filepath.Glob(filepath.Join(dir, prefix+"*.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range procs {
-		args, _ := os.ReadFile(p)
-		if text := strings.ReplaceAll(string(args), "\x00", " "); strings.Contains(text, prefix) || strings.HasPrefix(text, "/lib/systemd") || strings.HasPrefix(text, "sleep 1000") {
-			all["process "+filepath.Base(filepath.Dir(p))+" "+text] = true
+	for _, file := range locks {
+		id := strings.TrimSuffix(filepath.Base(file), ".lock")
+		held, err := lock(file, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			_ = held.Close()
+			continue
+		}
+		if !slices.ContainsFunc(ours, func(l *Lab) bool { return l.id == id }) {
+			maps.DeleteFunc(all, func(what string, _ bool) bool { return strings.Contains(what, id) })
 		}
 	}
 	return all

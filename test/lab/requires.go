@@ -67,7 +67,7 @@ func install() error {
 	fmt.Fprintf(os.Stderr, "lab: installing %s\n", strings.Join(missing, ", "))
 	for _, args := range [][]string{
 		{"apt-get", "-q", "update"},
-		append([]string{"apt-get", "-q", "install", "-y", "--no-install-recommends"}, missing...),
+		append([]string{"apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"}, missing...),
 	} {
 		p := program{Args: args, Env: append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")}
 		if err := p.run(context.Background()); err != nil {

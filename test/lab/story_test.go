@@ -1,8 +1,9 @@
 package lab
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,38 +83,33 @@ func (s *story) etcdadm(h *Host, args ...string) {
 	}
 }
 
-// try runs etcdadm on a host. Each line that it says is told while it runs.
+// try runs etcdadm on a host, and tells of each line that it says while it runs.
 func (s *story) try(h *Host, tell func(line string), args ...string) error {
 	argv := append([]string{"etcdadm"}, args...)
 	if args[0] == "init" || args[0] == "join" {
 		argv = append(argv, "--init-system", initSystem, "--version", s.version, "--release-url", "file:///mirror", "--sha256sums", "/mirror/SHA256SUMS")
 	}
-	said := &lines{tell: tell}
-	if err := h.Program(Program{Args: argv, Err: said}); err != nil {
-		return fmt.Errorf("%w%s", err, said.all.String())
+	read, write := io.Pipe()
+	end := make(chan error, 1)
+	go func() {
+		end <- h.Program(Program{Args: argv, Err: write})
+		_ = write.Close()
+	}()
+	var all strings.Builder
+	for lines := bufio.NewReader(read); ; {
+		line, err := lines.ReadString('\n')
+		all.WriteString(line)
+		if err != nil {
+			break // io.EOF: it has ended
+		}
+		if tell != nil {
+			tell(line)
+		}
+	}
+	if err := <-end; err != nil {
+		return fmt.Errorf("%w\n%s", err, all.String())
 	}
 	return nil
-}
-
-// lines tells of each line that is written to it.
-type lines struct {
-	all  bytes.Buffer
-	told int
-	tell func(string)
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.all.Write(p)
-	for l.tell != nil {
-		end := bytes.IndexByte(l.all.Bytes()[l.told:], '\n')
-		if end < 0 {
-			break
-		}
-		line := string(l.all.Bytes()[l.told : l.told+end])
-		l.told += end + 1
-		l.tell(line)
-	}
-	return len(p), nil
 }
 
 // once returns what calls do at the first line of a phase.
@@ -157,7 +153,7 @@ func get(h *Host, key string) string {
 	return strings.TrimSpace(h.Run("/opt/bin/etcdctl.sh", "get", "--print-value-only", key))
 }
 
-// wants asks for the voters of the cluster, by the hosts' names, and that each of them serves.
+// wants asks each host for the members of its cluster: they are these hosts, all of them started and voters.
 func (s *story) wants(voters ...*Host) {
 	s.t.Helper()
 	var want []string
