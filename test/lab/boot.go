@@ -43,8 +43,8 @@ func (h *Host) boot() error {
 			if errors.As(err, &exit) && exit.ExitCode() == rebootAsked {
 				continue
 			}
-			// The namespace outlives the host, and would answer for it.
-			end <- errors.Join(err, h.plug("down"))
+			// How it ended is on the console. The namespace outlives the host, and would answer for it.
+			end <- h.plug("down")
 			return
 		}
 	}(h.nspawn)
@@ -99,9 +99,9 @@ func (h *Host) ended() error {
 	if h.nspawn == nil {
 		return nil
 	}
-	<-h.nspawn // a killed container has nothing to say
+	err := <-h.nspawn
 	h.nspawn = nil
-	return nil
+	return err
 }
 
 // root is where the host's root directory is on this machine.

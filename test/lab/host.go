@@ -26,7 +26,7 @@ type Host struct {
 
 	skew time.Duration // how wrong the clock is
 
-	nspawn chan error // how the container's supervisor ended; nil: the host is off
+	nspawn chan error // receives when the container has ended; nil: the host is off
 }
 
 func newHost(l *Lab, i int) *Host {

@@ -131,16 +131,11 @@ func (l *Lab) Down() error {
 	if l.t.Failed() {
 		l.keepEvidence()
 	}
+	err := each(l.Hosts, (*Host).kill)
 	for _, h := range l.Hosts {
-		h.setFast()
+		err = errors.Join(err, l.fast(h))
 	}
-	for h := range l.links {
-		_ = l.fast(h) // its devices are removed in any case
-	}
-	err := remove(l.id, l.dir)
-	for _, h := range l.Hosts {
-		err = errors.Join(err, h.ended())
-	}
+	err = errors.Join(err, remove(l.id, l.dir))
 	err = errors.Join(err, l.lock.Close())
 	l.lock = nil
 	return err

@@ -243,6 +243,35 @@ func TestClockIsWrong(t *testing.T) {
 	}
 }
 
+// Whoever looks for the reason of a failure finds what the hosts knew, those included that are off.
+func TestEvidence(t *testing.T) {
+	l := Up(t, 2)
+	for _, h := range l.Hosts {
+		h.Write("/etc/etcd/etcd.env", 0o600, "ETCD_NAME="+h.Name+"\n")
+		h.Write("/etc/etcd/pki/peer.key", 0o600, "private")
+		h.Run("sh", "-c", "mkdir -p /var/log/etcd && echo from etcd > /var/log/etcd/etcd.log; logger a word of "+h.Name+"; journalctl --sync")
+	}
+	l.Hosts[1].Kill()
+	dir, err := l.evidence()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, h := range l.Hosts {
+		for file, want := range map[string]string{
+			"journal.log": "a word of " + h.Name, "etcd.log": "from etcd", "config.txt": "ETCD_NAME=" + h.Name, "disk.txt": "peer.key", "console.log": "",
+		} {
+			text, err := os.ReadFile(filepath.Join(dir, h.Name, file))
+			if err != nil || !strings.Contains(string(text), want) {
+				t.Errorf("%s of %s does not hold %q: %v\n%s", file, h.Name, want, err, text)
+			}
+			if strings.Contains(string(text), "private") {
+				t.Errorf("%s of %s holds a private key", file, h.Name)
+			}
+		}
+	}
+}
+
 // A lab that was killed, and one that was taken down, leave nothing that was not there before.
 func TestNothingIsLeftBehind(t *testing.T) {
 	before := picture(t)
