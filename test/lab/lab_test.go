@@ -289,7 +289,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 
 	// The same in another process, which is killed with its hosts running.
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledLab$", "-test.v")
-	child.Env = append(os.Environ(), killed+"=1")
+	child.Env = append(os.Environ(), killed+"=1", "TMPDIR="+t.TempDir())
 	out, err := child.Output()
 	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the lab in another process: %v\n%s", err, out)
