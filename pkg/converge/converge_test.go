@@ -133,6 +133,14 @@ func TestAnEndedRunTellsInterruptionFromTimeout(t *testing.T) {
 	if r := converge.Run(ctx, phases(step), converge.Options{}); errs.StatusOf(r.Err) != errs.Interrupted {
 		t.Errorf("cancelled: status %d: %v", errs.StatusOf(r.Err), r.Err)
 	}
+	dying, end := context.WithCancel(context.Background())
+	whatever := converge.Phase{Name: "p", Steps: func(context.Context) ([]converge.Step, error) {
+		end() // what fails then fails because of it
+		return nil, errs.New(errs.Precondition, "nobody answers")
+	}}
+	if r := converge.Run(dying, []converge.Phase{whatever}, converge.Options{}); errs.StatusOf(r.Err) != errs.Interrupted {
+		t.Errorf("cancelled while a phase is made: status %d: %v", errs.StatusOf(r.Err), r.Err)
+	}
 	late, cancelLate := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancelLate()
 	waits := converge.Step{Name: "p/up", Short: "etcd answers", Within: time.Hour, Want: gapAlways()}

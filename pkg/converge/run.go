@@ -54,7 +54,10 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 	}
 	r.emit(Event{Kind: PhaseStarted, Text: p.Short})
 	steps, err := p.Steps(ctx)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return interrupted(ctx, "the phase "+p.Name)
+	case err != nil:
 		return err
 	}
 	var gathered []error

@@ -79,11 +79,13 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 	if err != nil {
 		return nil, err
 	}
-	return []converge.Step{ca, {
-		Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout,
-		Want: etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()},
-		Hint: "if the cluster is gone for good: etcdadm reset --skip-remove-member",
-	}}, nil
+	removed := etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
+	const lost = "if the cluster is gone for good: etcdadm reset --skip-remove-member"
+	return []converge.Step{
+		ca,
+		{Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout, Want: removed, Hint: lost},
+		{Name: "leave/durable", Short: "the others have that on disk", Within: constants.JoinTimeout, Want: etcd.Durable{Removed: removed}, Hint: lost},
+	}, nil
 }
 
 // self is what a node knows of its own membership.

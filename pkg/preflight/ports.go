@@ -44,7 +44,11 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 			problems = append(problems, fmt.Sprintf("port %d on %s is not usable: %s", at.Port(), at.Addr(), dialProblem(err)))
 			continue
 		}
-		reason, hint := p.taken(ctx, at, listeners())
+		all := listeners()
+		if !slices.ContainsFunc(all, func(l host.Listener) bool { return blocks(l, at) }) { // it came since: etcd opens one after the other
+			all = p.Host.Listeners()
+		}
+		reason, hint := p.taken(ctx, at, all)
 		if reason != "" && !slices.Contains(problems, reason) {
 			problems = append(problems, reason)
 		}
@@ -60,11 +64,16 @@ func (p Ports) Check(ctx context.Context) (converge.Diff, error) {
 	return nil, e
 }
 
+// blocks tells whether a listener keeps others from listening on an address.
+func blocks(l host.Listener, at netip.AddrPort) bool {
+	return l.Address.Port() == at.Port() && (l.Address.Addr() == at.Addr() || l.Address.Addr().IsUnspecified())
+}
+
 // taken says who has a port, or nothing when it is this node's etcd.
 func (p Ports) taken(ctx context.Context, at netip.AddrPort, all []host.Listener) (reason, hint string) {
 	var holders []host.Listener
 	for _, l := range all {
-		if l.Address.Port() != at.Port() || l.Address.Addr() != at.Addr() && !l.Address.Addr().IsUnspecified() {
+		if !blocks(l, at) {
 			continue
 		}
 		if p.PID != 0 && p.Host.Holds(p.PID, l) {
