@@ -28,6 +28,7 @@ type Leaf struct {
 	Now          func() time.Time // nil: time.Now
 	RenewBefore  time.Duration    // how long before its end a leaf is renewed
 	KeepExisting bool             // a pair that TLS can load is kept, whatever it says
+	Owner        host.Owner       // of the key; the zero value: whoever runs this
 }
 
 // Check judges the pair. Where ca.key is not there to issue what has to be issued, the error has status 3; a CA that
@@ -65,6 +66,11 @@ func (l Leaf) Apply(context.Context) error {
 	} else {
 		for _, m := range s.modes {
 			if err := l.Host.Chmod(m.path, m.want); err != nil {
+				return err
+			}
+		}
+		if s.owner != "" {
+			if err := l.Host.Give(s.pair.key.path, l.Owner); err != nil {
 				return err
 			}
 		}
@@ -129,7 +135,7 @@ func (l Leaf) usages() []string {
 	return usages
 }
 
-func (l Leaf) store() store { return store{host: l.Host, dir: l.Dir, name: l.Name} }
+func (l Leaf) store() store { return store{host: l.Host, dir: l.Dir, name: l.Name, owner: l.Owner} }
 
 // roots returns what is trusted, the issuer first.
 func (p pair) roots() []*x509.Certificate {

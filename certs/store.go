@@ -18,9 +18,10 @@ const pairsDir = ".pairs"
 
 // store is where one pair lies on the disk. See the package comment for the layout.
 type store struct {
-	host *host.Host
-	dir  string
-	name string
+	host  *host.Host
+	dir   string
+	name  string
+	owner host.Owner // of the keys
 }
 
 func (s store) crt() string  { return path.Join(s.dir, s.name+".crt") }
@@ -46,7 +47,7 @@ func (s store) owns(entry string) bool {
 // write makes the directory of a version. It counts for nothing until it is pointed at.
 func (s store) write(version string, p pair) error {
 	at := path.Join(s.dir, pairsDir, version)
-	if err := s.host.WriteFile(path.Join(at, s.name+".key"), p.key.data, 0o600); err != nil {
+	if err := s.host.WriteFileFor(s.owner, path.Join(at, s.name+".key"), p.key.data, 0o600); err != nil {
 		return err
 	}
 	return s.host.WriteFile(path.Join(at, s.name+".crt"), p.crt.data, 0o644)

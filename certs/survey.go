@@ -16,6 +16,7 @@ type survey struct {
 	problems  []converge.Change // why to issue
 	tolerated []string          // problems that are left as they are
 	modes     []modeGap
+	owner     string   // to whom the key should belong, and does not; "" when it does
 	left      []string // leftovers, logical paths
 }
 
@@ -54,6 +55,10 @@ func (l Leaf) survey() (survey, error) {
 		return s, err
 	}
 	s.modes = l.modes(s.pair)
+	// A key that was placed is its operator's; the service sees that it can be read.
+	if info, err := l.Host.Stat(s.pair.key.path); err == nil && s.pair.key.linked && !l.Host.Owns(l.Owner, info) {
+		s.owner = l.Owner.Name
+	}
 	return s, nil
 }
 
@@ -95,6 +100,9 @@ func (s survey) diff() converge.Diff {
 	if len(s.problems) == 0 {
 		for _, m := range s.modes {
 			d = append(d, converge.Change{What: path.Base(m.path), Have: fmt.Sprintf("mode %04o", m.have), Want: fmt.Sprintf("%04o", m.want)})
+		}
+		if s.owner != "" {
+			d = append(d, converge.Change{What: path.Base(s.pair.key.path), Have: "another owner", Want: s.owner})
 		}
 	}
 	for _, f := range s.left {

@@ -37,6 +37,10 @@ const (
 	EnvFile = "/etc/etcd/etcd.env"
 	// BootstrapFile holds what matters only before the data directory exists: initial cluster, state and token.
 	BootstrapFile = "/etc/etcd/bootstrap.env"
+	// UnitFile is etcd's unit, where a unit of the operator's takes the place of a distribution's.
+	UnitFile = "/etc/systemd/system/etcd.service"
+	// SysusersFile tells systemd-sysusers of the account of etcd.
+	SysusersFile = "/etc/sysusers.d/etcdadm.conf"
 	// EtcdctlEnvFile is sourced by shells: export K=V lines.
 	EtcdctlEnvFile = "/etc/etcd/etcdctl.env"
 	// RunDir holds what does not outlive a boot.
@@ -58,6 +62,13 @@ const (
 	ClientPort  = 2379 // IANA: etcd-client
 	PeerPort    = 2380 // IANA: etcd-server
 	MetricsPort = 2381 // plain HTTP, on loopback only; Kubernetes' convention
+
+	// Unit is the name of the systemd unit, which is that of everybody's.
+	Unit = "etcd.service"
+	// User is the user, and the group, that etcd runs as under systemd.
+	User = "etcd"
+	// OpenFiles is how many files etcd may have open: two for each client, and the peers.
+	OpenFiles = 65536
 
 	// PeerMarker is a DNS name that only peer certificates carry; etcd's peer port asks for it, so that a client
 	// certificate of the same CA is no key to the peer port. ".internal" is reserved for private use (ICANN, 2024).

@@ -14,6 +14,7 @@ import (
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/file"
 	"etcdadm/pkg/host"
 )
 
@@ -48,6 +49,18 @@ func (p *process) Definition() string { return strings.Join(p.command(), " ") }
 func (p *process) command() []string {
 	return []string{"etcd", "--data-dir", p.host.RealPath(p.dataDir)}
 }
+
+// LogCommand shows the log file.
+func (p *process) LogCommand() string { return "less " + quote(p.host.Path(constants.LogFile)) }
+
+// Owner is the caller.
+func (p *process) Owner() host.Owner { return host.Owner{} }
+
+// Files are none: all that etcd needs is on the command line.
+func (p *process) Files() []file.File { return nil }
+
+// Removed always holds.
+func (p *process) Removed() converge.Resource { return file.Absent{Host: p.host} }
 
 // Running is etcd running with the digest.
 func (p *process) Running(digest string) converge.Resource { return running{p, digest} }
@@ -130,11 +143,14 @@ func (p *process) State(context.Context) (State, error) {
 		return State{}, err
 	}
 	last := p.exited(v)
-	s := State{Running: v.etcd != 0, PID: v.etcd, Digest: v.digest, Restarts: last.Restarts, LastExit: last.LastExit}
+	s := State{
+		Running: v.etcd != 0, PID: v.etcd, Digest: v.digest, Restarts: last.Restarts, LastExit: last.LastExit,
+		Removed: v.etcd == 0 && last.LastExit == removedText,
+	}
 	if s.Running {
 		s.StartedAt, err = p.host.Started(v.etcd)
 		if errors.Is(err, fs.ErrNotExist) { // ended meanwhile
-			return State{Restarts: s.Restarts, LastExit: s.LastExit}, nil
+			return State{Restarts: s.Restarts, LastExit: s.LastExit, Removed: s.Removed}, nil
 		}
 	}
 	return s, err

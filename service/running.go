@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -25,20 +26,24 @@ const (
 
 // mayStart refuses to start a member that has lost its data: it would come back under its old identity and break
 // promises that it made to the others. A member has data once it has a write-ahead log; before, it has a bootstrap file.
-func (p *process) mayStart() error {
-	wal, err := p.host.ReadDir(path.Join(p.dataDir, "member", "wal"))
+func mayStart(h *host.Host, dataDir string) error {
+	wal, err := h.ReadDir(path.Join(dataDir, "member", "wal"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if slices.ContainsFunc(wal, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".wal") }) {
 		return nil
 	}
-	if there, err := p.host.Exists(constants.BootstrapFile); err != nil || there {
+	if there, err := h.Exists(constants.BootstrapFile); err != nil || there {
 		return err
 	}
-	return errs.New(errs.Precondition, "the data directory %s has no write-ahead log, and %s is absent: this member has lost its data, or was never set up", p.dataDir, constants.BootstrapFile).
+	return errs.New(errs.Precondition, "%s", lostData(dataDir)).
 		Hint("put the data back, or start over from a snapshot: etcdadm restore FILE").
 		Hint("or remove this member and add it anew: etcdadm reset --skip-remove-member; etcdctl member remove ID on another node; etcdadm join URL")
+}
+
+func lostData(dataDir string) string {
+	return fmt.Sprintf("the data directory %s has no write-ahead log, and %s is absent: this member has lost its data, or was never set up", dataDir, constants.BootstrapFile)
 }
 
 // running is etcd running with a digest.
@@ -74,7 +79,7 @@ func (r running) Check(ctx context.Context) (converge.Diff, error) {
 
 // Apply starts etcd, after it has stopped one that runs with other settings or that does not stay up.
 func (r running) Apply(ctx context.Context) error {
-	if err := r.mayStart(); err != nil {
+	if err := mayStart(r.host, r.dataDir); err != nil {
 		return err
 	}
 	v, err := r.look()

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/file"
+	"etcdadm/pkg/host"
 )
 
 // Backend is how etcd is kept running on a node.
@@ -29,6 +31,14 @@ type Backend interface {
 	Logs(n int) ([]string, error)
 	// PathFor returns the path by which etcd finds a logical path.
 	PathFor(logical string) string
+	// LogCommand is a command line that shows all of etcd's output.
+	LogCommand() string
+	// Owner is the user and group that etcd runs as, to whom its data and keys belong.
+	Owner() host.Owner
+	// Files have to stand before etcd can be started.
+	Files() []file.File
+	// Removed is none of Files, nor any trace of them.
+	Removed() converge.Resource
 	// Definition is the part of the digest that is the backend's own: the command line, or the unit.
 	Definition() string
 }
@@ -41,4 +51,5 @@ type State struct {
 	StartedAt time.Time // zero when etcd does not run
 	Restarts  int       // how often etcd was started again after it had ended by itself
 	LastExit  string    // how it ended last, or why it was not started; "" when it never did
+	Removed   bool      // its cluster has removed the member: started again, it ends at once
 }

@@ -32,9 +32,6 @@ const (
 	longLife = 10 * time.Second
 	// maxLogSize is the size from which a start of etcd begins a new log, in bytes. One old log is kept.
 	maxLogSize = 64 << 20
-	// removedWords are among the last ones of an etcd that was removed from its cluster (server.go in etcd's
-	// server/v3/etcdserver). It ends again whenever it is started.
-	removedWords = "the member has been permanently removed from the cluster"
 )
 
 // supervisorStatus is what a supervisor tells those who look from outside, in JSON.
@@ -117,7 +114,7 @@ func (s *supervisor) loop(ctx context.Context) error {
 
 // run starts etcd, waits until it has ended, and tells how. When ctx ends, it stops etcd.
 func (s *supervisor) run(ctx context.Context) (how string, err error) {
-	if err := s.mayStart(); err != nil {
+	if err := mayStart(s.host, s.dataDir); err != nil {
 		return "", err
 	}
 	env, err := s.environment()
@@ -143,7 +140,7 @@ func (s *supervisor) run(ctx context.Context) (how string, err error) {
 	}
 	said, _ := tail(s.host, constants.LogFile, begin)
 	if strings.Contains(said, removedWords) {
-		return "", errors.New("this member has been permanently removed from its cluster")
+		return "", errors.New(removedText)
 	}
 	if err != nil {
 		return err.Error(), nil //nolint:nilerr // how etcd ended is the answer

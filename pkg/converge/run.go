@@ -221,6 +221,9 @@ func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
 		}
 		e := errs.New(errs.Timeout, "%s: still not so after %s: %s", s.Short, s.Within, why)
 		e.Hints = errs.HintsOf(err)
+		if s.Why != nil {
+			e.Hints = append(e.Hints, s.Why()...)
+		}
 		if s.Hint != "" {
 			e = e.Hint("%s", s.Hint)
 		}

@@ -58,9 +58,10 @@ func (f File) Apply(context.Context) error {
 
 // Dir is a directory with given permission bits. A link to a directory is one too.
 type Dir struct {
-	Host *host.Host
-	Path string
-	Mode fs.FileMode
+	Host  *host.Host
+	Path  string
+	Mode  fs.FileMode
+	Owner host.Owner // the zero value: whoever has it
 }
 
 // Check looks at the directory that the path leads to.
@@ -78,15 +79,21 @@ func (d Dir) Check(context.Context) (converge.Diff, error) {
 	if info.Mode().Perm() != d.Mode {
 		return gap(d.Path, fmt.Sprintf("mode %04o", info.Mode().Perm()), fmt.Sprintf("%04o", d.Mode)), nil
 	}
+	if !d.Host.Owns(d.Owner, info) {
+		return gap(d.Path, "another owner", d.Owner.Name), nil
+	}
 	return nil, nil
 }
 
-// Apply makes the directory, or corrects its mode.
+// Apply makes the directory, or corrects its mode and owner.
 func (d Dir) Apply(context.Context) error {
 	if err := d.Host.MkdirAll(d.Path, d.Mode); err != nil {
 		return err
 	}
-	return d.Host.Chmod(d.Path, d.Mode)
+	if err := d.Host.Chmod(d.Path, d.Mode); err != nil {
+		return err
+	}
+	return d.Host.Give(d.Path, d.Owner)
 }
 
 // Symlink is a symbolic link with a given text.

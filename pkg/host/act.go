@@ -23,11 +23,21 @@ func Staging(path string) string {
 // WriteFile replaces a file whole or not at all: staged beside it, synced, renamed, the directory synced. Missing
 // directories above are made with mode 0755. The owner is the caller's.
 func (h *Host) WriteFile(path string, data []byte, mode fs.FileMode) error {
+	return h.WriteFileFor(Owner{}, path, data, mode)
+}
+
+// WriteFileFor is WriteFile for a file that belongs to somebody else.
+func (h *Host) WriteFileFor(o Owner, path string, data []byte, mode fs.FileMode) error {
 	f, err := h.Create(path, mode)
 	if err != nil {
 		return err
 	}
 	defer f.Discard()
+	if uid, gid, ok := h.ids(o); ok {
+		if err := f.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
 	if _, err := f.Write(data); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"errors"
 	"io/fs"
+	"path"
 	"strconv"
 
 	"etcdadm/constants"
@@ -24,7 +25,15 @@ func (n *Node) configure(b service.Bootstrap, quota int64, marker bool) ([]conve
 	if err != nil {
 		return nil, err
 	}
-	steps := []converge.Step{once("configure/data-dir", "data directory", file.Dir{Host: n.Host, Path: n.Config.DataDir, Mode: 0o700})}
+	backend, err := n.backend()
+	if err != nil {
+		return nil, err
+	}
+	steps := n.account(PhaseConfigure)
+	for _, f := range backend.Files() {
+		steps = append(steps, once("configure/"+path.Base(f.Path), path.Base(f.Path), f))
+	}
+	steps = append(steps, once("configure/data-dir", "data directory", file.Dir{Host: n.Host, Path: n.Config.DataDir, Mode: 0o700, Owner: n.owner()}))
 	if bootstrapped(state) {
 		steps = append(steps, once("configure/bootstrap", "nothing of the first start", file.Absent{Host: n.Host, Paths: []string{constants.BootstrapFile}}))
 	} else {

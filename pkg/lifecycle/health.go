@@ -2,24 +2,21 @@ package lifecycle
 
 import (
 	"context"
-	"encoding/json"
 	"net"
-	"slices"
-	"strings"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
-	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/file"
 	"etcdadm/pkg/report"
+	"etcdadm/service"
 )
 
 // health is the member serving, after which nothing of the first start is of use any more.
 func (n *Node) health(context.Context) ([]converge.Step, error) {
 	endpoint := n.Config.ClientURL()
 	return []converge.Step{
-		{Name: "health/serving", Short: "etcd serves", Within: constants.StartTimeout, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
+		{Name: "health/serving", Short: "etcd serves", Within: constants.StartTimeout, Why: n.why, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
 			return etcd.Healthy{Cluster: c, Endpoint: endpoint}
 		}))},
 		once("health/bootstrapped", "nothing of the first start", file.Absent{Host: n.Host, Paths: []string{constants.BootstrapFile}}),
@@ -71,33 +68,8 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 		if serr != nil || s.Running && s.Restarts < 3 || s.LastExit == "" {
 			return d, err
 		}
-		lines, _ := backend.Logs(200)
-		e := errs.New(errs.Failed, "etcd does not stay up: %s", s.LastExit)
-		for _, l := range telling(lines) {
-			e = e.Hint("etcd said: %s", l)
-		}
-		return nil, e.Hint("the whole log: %s", n.Host.Path(constants.LogFile))
+		return nil, service.NotUp(backend, s.LastExit)
 	})
-}
-
-// telling picks what says why etcd ended: the last errors of its log, or, where it has none, its last other words.
-func telling(lines []string) []string {
-	var logged, other []string
-	for _, l := range lines {
-		var e struct{ Level, Msg, Error string }
-		switch err := json.Unmarshal([]byte(l), &e); {
-		case err == nil && slices.Contains([]string{"error", "panic", "fatal"}, e.Level):
-			if said := strings.TrimSuffix(e.Msg+": "+e.Error, ": "); !slices.Contains(logged, said) {
-				logged = append(logged, said)
-			}
-		case l != "" && !strings.HasPrefix(l, "{"):
-			other = append(other, l)
-		}
-	}
-	if len(logged) == 0 {
-		logged = other
-	}
-	return logged[max(0, len(logged)-3):]
 }
 
 // hasQuorum is a majority of the voters agreeing on who is a member.
@@ -108,6 +80,15 @@ func hasQuorum(c *etcd.Cluster) converge.Checker {
 		}
 		return nil, nil
 	})
+}
+
+// why is what to show of an etcd that is waited for in vain.
+func (n *Node) why() []string {
+	backend, err := n.backend()
+	if err != nil {
+		return nil
+	}
+	return service.Why(backend)
 }
 
 // joinHealth is the learner promoted, and then the health of any member.
@@ -122,10 +103,10 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
-		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Want: n.alive(converge.CheckFunc(n.metricsUp))},
-		{Name: "health/quorum", Short: "cluster has a quorum", Within: constants.StartTimeout, Want: n.alive(hasQuorum(c)),
+		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Why: n.why, Want: n.alive(converge.CheckFunc(n.metricsUp))},
+		{Name: "health/quorum", Short: "cluster has a quorum", Within: constants.StartTimeout, Why: n.why, Want: n.alive(hasQuorum(c)),
 			Hint: "start the members that are down: a majority of the voters must be up"},
-		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Want: promoted},
+		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Why: n.why, Want: promoted},
 	}, rest...), err
 }
 

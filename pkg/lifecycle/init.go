@@ -83,7 +83,7 @@ func (n *Node) certificates(ca converge.Step, peers []string, missingOnly bool) 
 	if err != nil {
 		return nil, err
 	}
-	steps := []converge.Step{ca}
+	steps := append(n.account(PhaseCertificates), ca)
 	for _, l := range leaves {
 		steps = append(steps, once("certificates/"+l.Name, l.Name+" certificate", l))
 	}
@@ -108,7 +108,7 @@ func (n *Node) startPhase() converge.Phase {
 		}
 		return []converge.Step{
 			once("start/enabled", "etcd starts at boot", backend.Enabled()),
-			{Name: "start/running", Short: "etcd runs", Want: backend.Running(digest), Within: constants.StopTimeout + constants.StartTimeout},
+			{Name: "start/running", Short: "etcd runs", Want: backend.Running(digest), Within: constants.StopTimeout + constants.StartTimeout, Why: n.why},
 		}, nil
 	}}
 }

@@ -110,10 +110,32 @@ func (n *Node) backend() (service.Backend, error) {
 	switch n.Config.InitSystem {
 	case api.Process:
 		return service.NewProcess(n.Host, n.Config.InstallDir, n.Config.DataDir), nil
+	case api.Systemd:
+		return service.NewSystemd(n.Host, service.Unit{
+			InstallDir: n.Config.InstallDir, DataDir: n.Config.DataDir, CertsDir: n.Config.CertsDir, DiskPriorities: n.Config.DiskPriorities,
+		}), nil
 	default:
-		return nil, errs.New(errs.Usage, "this etcdadm runs etcd by --init-system process only, not by %s", n.Config.InitSystem).
-			Hint("--init-system process")
+		return nil, errs.New(errs.Usage, "this etcdadm runs etcd by --init-system systemd or process, not by %s", n.Config.InitSystem).
+			Hint("--init-system systemd")
 	}
+}
+
+// owner is to whom the data and the keys of etcd belong. What cannot be kept running here yet has none.
+func (n *Node) owner() host.Owner {
+	backend, err := n.backend()
+	if err != nil {
+		return host.Owner{}
+	}
+	return backend.Owner()
+}
+
+// account is the user that etcd runs as; no step where that is the caller. Every phase that gives it files begins so.
+func (n *Node) account(phase string) []converge.Step {
+	owner := n.owner()
+	if owner == (host.Owner{}) {
+		return nil
+	}
+	return []converge.Step{once(phase+"/user", "user "+owner.Name, service.Account{Host: n.Host, Owner: owner})}
 }
 
 func (n *Node) authority(from string) certs.Authority {
@@ -133,9 +155,11 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
+	peer := certs.Peer(base, n.Config.Name, own, n.sources(peers), constants.PeerMarker)
+	server.Owner, peer.Owner = n.owner(), n.owner() // etcd reads these two
 	return []certs.Leaf{
 		server,
-		certs.Peer(base, n.Config.Name, own, n.sources(peers), constants.PeerMarker),
+		peer,
 		certs.EtcdctlClient(base, n.Config.Name),
 		certs.APIServerClient(base, n.Config.Name),
 	}, nil

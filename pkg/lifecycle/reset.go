@@ -33,9 +33,7 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
 		{Name: "data", Short: "no data", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.dataGone(ctx, o) }},
 		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
-		{Name: PhaseConfigure, Short: "no settings", Steps: fixed(once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(
-			staged(constants.EtcdctlEnvFile), path.Dir(constants.LogFile), constants.RunDir,
-		)}))},
+		{Name: PhaseConfigure, Short: "no settings, and no unit", Steps: n.settingsGone},
 		{Name: PhaseInstall, Short: "no programs, and no stored configuration", Steps: n.programsGone},
 	}
 }
@@ -186,6 +184,17 @@ func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 		once("stop/disabled", "etcd does not start at boot", backend.Disabled()),
 		{Name: "stop/stopped", Short: "etcd is stopped", Want: backend.Stopped(), Within: constants.StopTimeout + 10*time.Second},
 	}, nil
+}
+
+// settingsGone removes what etcd was told, and what was told of it.
+func (n *Node) settingsGone(context.Context) ([]converge.Step, error) {
+	steps := []converge.Step{once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(
+		staged(constants.EtcdctlEnvFile), path.Dir(constants.LogFile), constants.RunDir,
+	)})}
+	if backend, err := n.backend(); err == nil { // one that is not there has left nothing
+		steps = append(steps, once("configure/service", "no service of etcd", backend.Removed()))
+	}
+	return steps, nil
 }
 
 // programsGone removes the programs, and at the very end the stored configuration.

@@ -54,7 +54,7 @@ func Restore(n *Node, o RestoreOptions) []converge.Phase {
 func (n *Node) fromSnapshot(info snapshot.Info, bump uint64) snapshot.Restored {
 	return snapshot.Restored{
 		Host: n.Host, File: info.Path, Info: info, DataDir: n.Config.DataDir, Name: n.Config.Name, PeerURL: n.Config.PeerURL(),
-		BumpRevision: bump, Now: n.Now,
+		BumpRevision: bump, Now: n.Now, Owner: n.owner(),
 	}
 }
 

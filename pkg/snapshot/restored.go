@@ -33,6 +33,7 @@ type Restored struct {
 	// back. 0 turns both off.
 	BumpRevision uint64
 	Now          func() time.Time // nil: time.Now
+	Owner        host.Owner       // of the data; the zero value: whoever runs this
 }
 
 // Check compares what the data says it was made of. etcd may have written to it since.
@@ -172,6 +173,9 @@ func (r Restored) stage(ctx context.Context, staging string) error {
 		return err
 	}
 	if err := r.Host.WriteFile(filepath.Join(staging, memberDir, marker), text, 0o600); err != nil {
+		return err
+	}
+	if err := r.Host.GiveTree(staging, r.Owner); err != nil {
 		return err
 	}
 	return r.Host.SyncTree(staging)

@@ -1,0 +1,253 @@
+package service
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"os/exec"
+	"strings"
+	"time"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/file"
+	"etcdadm/pkg/host"
+)
+
+// askAgain is the pause between two questions to systemd.
+const askAgain = 20 * time.Millisecond
+
+// unitRunning is etcd running as a unit, with a digest.
+type unitRunning struct {
+	*systemd
+	digest string
+}
+
+// Check compares what the process carries with the settings and with the unit on the disk.
+func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
+	if !r.live {
+		return nil, r.needed()
+	}
+	u, err := r.show(ctx)
+	if err != nil && !errors.Is(err, exec.ErrNotFound) {
+		return nil, err
+	}
+	gap := func(have, want string) (converge.Diff, error) {
+		return converge.Diff{{What: "etcd", Have: have, Want: want}}, nil
+	}
+	pid := u.pid()
+	if pid == 0 {
+		have := "not running"
+		if u["SubState"] == "auto-restart" {
+			have = "between two starts"
+		}
+		if last := r.ended(u); last != "" {
+			have += " (" + last + ")"
+		}
+		return gap(have, "running")
+	}
+	due, err := r.due(ctx, pid, u)
+	switch {
+	case err != nil:
+		return nil, err
+	case due != "":
+		return gap(due, "restarted")
+	case u["NeedDaemonReload"] == "yes":
+		return gap("its unit has changed on the disk", "restarted")
+	}
+	return nil, nil
+}
+
+// due tells why the running etcd has to be restarted, or "".
+func (r unitRunning) due(ctx context.Context, pid int, u shown) (string, error) {
+	env, err := r.host.Environ(pid)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		converge.Warnf(ctx, "%v; run as root to see whether etcd has to be restarted", err)
+		return "", nil
+	case err != nil: // it ended meanwhile
+		return "not running", nil //nolint:nilerr // that is the gap
+	}
+	text, err := r.unitOnDisk()
+	if err != nil {
+		return "", err
+	}
+	started, err := r.host.Started(pid)
+	switch {
+	case env[constants.DigestVariable] != r.digest:
+		return "running with other settings", nil
+	case env[unitVariable] != unitDigestOf(text):
+		return "running from another unit", nil
+	case err == nil && r.changedSince(started, u):
+		return "running without the drop-ins as they are now", nil
+	}
+	return "", nil
+}
+
+// Apply has systemd read the unit if it changed, and starts or restarts it. It does not wait for READY, which may take
+// other members: it waits until etcd runs.
+func (r unitRunning) Apply(ctx context.Context) error {
+	if err := r.needed(); err != nil {
+		return err
+	}
+	if err := mayStart(r.host, r.unit.DataDir); err != nil {
+		return err
+	}
+	u, err := r.show(ctx)
+	if err != nil {
+		return err
+	}
+	if u["NeedDaemonReload"] == "yes" || u["LoadState"] != "loaded" || u["FragmentPath"] != constants.UnitFile {
+		if err := r.run(ctx, "daemon-reload"); err != nil {
+			return err
+		}
+	}
+	verb := "restart"
+	if u.idle() {
+		verb = "start"
+	}
+	if err := r.run(ctx, verb, "--no-block", constants.Unit); err != nil {
+		return err
+	}
+	return r.started(ctx, u.pid())
+}
+
+// started waits until an etcd runs that is not the one before. One that keeps ending is given up.
+func (r unitRunning) started(ctx context.Context, before int) error {
+	limit := startLimit
+	if before != 0 {
+		limit += constants.StopTimeout + stopMargin
+	}
+	for deadline := time.Now().Add(limit); ; {
+		u, err := r.show(ctx)
+		if err != nil {
+			return err
+		}
+		pid := u.pid()
+		switch {
+		case pid != 0 && pid != before:
+			env, err := r.host.Environ(pid)
+			switch {
+			case errors.Is(err, fs.ErrPermission) || err == nil && env[constants.DigestVariable] == r.digest:
+				return nil
+			case err == nil && env[constants.DigestVariable] != "": // before it is etcd, the process has systemd's environment
+				return errs.New(errs.Failed, "etcd was started with other settings than wanted: %s was not written for them", constants.EnvFile).
+					Hint("write it first: etcdadm init phase configure, or etcdadm join phase configure URL")
+			}
+		case pid == 0 && (u.idle() || u.number("NRestarts") >= 3):
+			return NotUp(r.systemd, r.ended(u))
+		case time.Now().After(deadline):
+			return errs.New(errs.Timeout, "etcd has not started within %s: the unit is %s (%s)", limit, u["ActiveState"], u["SubState"]).
+				Hint("see what it waits for: systemctl list-jobs; systemctl status %s", constants.Unit)
+		}
+		if err := pause(ctx, askAgain); err != nil {
+			return err
+		}
+	}
+}
+
+// unitStopped is the unit not active, and not about to be.
+type unitStopped struct{ *systemd }
+
+// Check leaves alone what etcdadm did not write.
+func (s unitStopped) Check(ctx context.Context) (converge.Diff, error) {
+	u, err := s.show(ctx)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || u.idle() {
+		return nil, err
+	}
+	ours, err := s.ours(u)
+	if err != nil {
+		return nil, err
+	}
+	if !ours {
+		converge.Warnf(ctx, "%s is not etcdadm's: it is left alone", u["FragmentPath"])
+		return nil, nil
+	}
+	return converge.Diff{{What: "etcd", Have: "running", Want: "stopped"}}, nil
+}
+
+// Apply waits until etcd has stopped: systemd kills it after the unit's limit.
+func (s unitStopped) Apply(ctx context.Context) error { return s.run(ctx, "stop", constants.Unit) }
+
+// unitEnabled is the unit started at boot, or not.
+type unitEnabled struct {
+	*systemd
+	want bool
+}
+
+// Check asks systemctl, which reads files: it works in an image, and where systemd does not run. Without a unit of ours
+// there is nothing to disable.
+func (e unitEnabled) Check(ctx context.Context) (converge.Diff, error) {
+	text, err := e.unitOnDisk()
+	if err != nil {
+		return nil, err
+	}
+	if !e.want && !bytes.HasPrefix(text, []byte(unitHeader)) {
+		return nil, nil
+	}
+	out, err := e.host.Query(ctx, e.systemctl("is-enabled", constants.Unit))
+	if err != nil && ctx.Err() != nil { // any other error is one of the states, which all but some have a status for
+		return nil, err
+	}
+	state, _, _ := strings.Cut(string(out), "\n")
+	have := cmp.Or(state, "without a unit")
+	switch {
+	case e.want && state != "enabled":
+		return converge.Diff{{What: constants.Unit, Have: have, Want: "enabled"}}, nil
+	case !e.want && strings.HasPrefix(state, "enabled"):
+		return converge.Diff{{What: constants.Unit, Have: have, Want: "disabled"}}, nil
+	}
+	return nil, nil
+}
+
+// Apply makes or removes the links.
+func (e unitEnabled) Apply(ctx context.Context) error {
+	if e.want {
+		return e.run(ctx, "enable", constants.Unit)
+	}
+	return e.run(ctx, "disable", constants.Unit)
+}
+
+// Removed is no unit of ours, on the disk and in systemd.
+func (s *systemd) Removed() converge.Resource { return unitRemoved{s} }
+
+type unitRemoved struct{ *systemd }
+
+func (r unitRemoved) files() file.Absent {
+	return file.Absent{Host: r.host, Paths: []string{
+		constants.UnitFile, host.Staging(constants.UnitFile), constants.SysusersFile, host.Staging(constants.SysusersFile),
+	}}
+}
+
+// Check leaves a unit alone that etcdadm did not write.
+func (r unitRemoved) Check(ctx context.Context) (converge.Diff, error) {
+	if ours, err := r.ours(nil); err != nil || !ours {
+		return nil, err
+	}
+	d, err := r.files().Check(ctx)
+	if err != nil || len(d) > 0 {
+		return d, err
+	}
+	u, err := r.show(ctx)
+	if err == nil && u["FragmentPath"] == constants.UnitFile && u["LoadState"] == "loaded" {
+		d = converge.Diff{{What: constants.Unit, Have: "known to systemd", Want: "forgotten"}}
+	}
+	return d, nil
+}
+
+// Apply removes the files, and has systemd forget the unit and that it failed. Drop-ins are the operator's, and stay.
+func (r unitRemoved) Apply(ctx context.Context) error {
+	if r.booted() {
+		_ = r.run(ctx, "reset-failed", constants.Unit) // an error is a unit that is not loaded
+	}
+	if err := r.files().Apply(ctx); err != nil || !r.booted() {
+		return err
+	}
+	return r.run(ctx, "daemon-reload")
+}
