@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -172,7 +171,7 @@ func (s *systemd) ours(u shown) (bool, error) {
 		return false, nil
 	}
 	text, err := s.unitOnDisk()
-	return text == nil || bytes.HasPrefix(text, []byte(unitHeader)), err
+	return text == nil || IsUnit(text), err
 }
 
 // unitOnDisk is the text of the unit; nil when there is none.

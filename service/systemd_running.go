@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -188,7 +187,7 @@ func (e unitEnabled) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !e.want && !bytes.HasPrefix(text, []byte(unitHeader)) {
+	if !e.want && !IsUnit(text) {
 		return nil, nil
 	}
 	out, err := e.host.Query(ctx, e.systemctl("is-enabled", constants.Unit))

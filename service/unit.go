@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"path"
@@ -140,6 +141,9 @@ func (u Unit) Render() string {
 	sum := sha256.Sum256([]byte(b.String()))
 	return strings.Replace(b.String(), "\nEnvironmentFile=", "\nEnvironment="+unitVariable+"="+hex.EncodeToString(sum[:])+"\nEnvironmentFile=", 1)
 }
+
+// IsUnit tells whether the text of a unit was written by etcdadm.
+func IsUnit(text []byte) bool { return bytes.HasPrefix(text, []byte(unitHeader)) }
 
 var unitDigest = regexp.MustCompile(`(?m)^Environment=` + unitVariable + `=([0-9a-f]{64})$`)
 

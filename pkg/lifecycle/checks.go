@@ -8,12 +8,14 @@ import (
 
 	"etcdadm/binary"
 	"etcdadm/constants"
+	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/preflight"
 	"etcdadm/pkg/snapshot"
 	pkgversion "etcdadm/pkg/version"
+	"etcdadm/service"
 )
 
 // check is a step of a phase of checks. The last part of its name is what --ignore-preflight-errors takes.
@@ -36,7 +38,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 	if err != nil {
 		return nil, err
 	}
-	return []converge.Step{
+	return append(n.hostChecks(),
 		check(phase, "Root", "user", preflight.Root{Host: n.Host}),
 		check(phase, "Architecture", "architecture", preflight.Architecture{Arch: runtime.GOARCH}),
 		check(phase, "Name", "name", preflight.Name{Name: n.Config.Name, PeerURL: n.Config.PeerURL()}),
@@ -50,7 +52,35 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "CA", "CA", withoutGap(ca)),
 		check(phase, "Clock", "clock", preflight.Clock{Now: n.Now, Built: built()}),
 		check(phase, "Proxy", "proxy", preflight.Proxy{URLs: []string{n.Config.PeerURL(), n.Config.ClientURL()}}),
-	}, nil
+	), nil
+}
+
+// hostChecks are those of a whole machine: not of a container, nor of one of several nodes on a machine.
+func (n *Node) hostChecks() []converge.Step {
+	if n.Config.InitSystem != api.Systemd {
+		return nil
+	}
+	const phase = PhasePreflight
+	return []converge.Step{
+		check(phase, "Systemd", "init system", preflight.Systemd{Host: n.Host}),
+		check(phase, "ForeignUnit", "etcd of others", preflight.ForeignUnit{Host: n.Host, Ours: service.IsUnit}),
+		check(phase, "Firewall", "firewall", preflight.Firewall{Host: n.Host, Ports: []int{constants.ClientPort, constants.PeerPort}}),
+		check(phase, "SELinux", "SELinux", preflight.SELinux{Host: n.Host, InstallDir: n.Config.InstallDir}),
+		check(phase, "Swap", "swap", preflight.Swap{Host: n.Host}),
+		check(phase, "OpenFiles", "open files", preflight.OpenFiles{Host: n.Host}),
+		check(phase, "OneAddress", "addresses", preflight.OneAddress{Address: n.address()}),
+		check(phase, "DiskLatency", "disk", n.fresh(preflight.DiskLatency{Host: n.Host, Path: n.Config.DataDir})),
+	}
+}
+
+// fresh is a check of a node that holds no member yet.
+func (n *Node) fresh(c converge.Checker) converge.Checker {
+	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		if s, err := n.data(); err != nil || bootstrapped(s) {
+			return nil, err
+		}
+		return c.Check(ctx)
+	})
 }
 
 func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, error) {

@@ -64,7 +64,7 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		converge.Warnf(ctx, "the cluster is not asked: if it still counts on this member, remove it there (etcdctl.sh member list)")
 		return []converge.Step{ca}, nil
 	}
-	if len(found.endpoints) == 0 {
+	if len(found.endpoints) == 0 && !found.removed {
 		if found.silent != nil {
 			return nil, errs.New(errs.Precondition, "the member on this node cannot be asked for its cluster: %w", found.silent).
 				Hint("mend that first: etcdadm status").
@@ -78,6 +78,12 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		return nil, err
 	}
 	removed := etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
+	if found.removed {
+		converge.Notef(ctx, "the cluster has removed this member already")
+		if _, err := removed.Check(ctx); err != nil && ctx.Err() == nil { // nobody is left to ask, and etcd itself has said it
+			return []converge.Step{ca}, nil
+		}
+	}
 	const lost = "if the cluster is gone for good: etcdadm reset --skip-remove-member"
 	return []converge.Step{
 		ca,
@@ -91,6 +97,7 @@ type self struct {
 	anything  bool // there is something that a cluster may count on
 	foreign   bool // and it is the data of a member that etcdadm did not set up
 	running   bool
+	removed   bool     // etcd ended because the cluster had removed it
 	silent    error    // why the member on this node does not answer, although it runs
 	last      bool     // the only voter
 	id        uint64   // 0: not known
@@ -113,6 +120,11 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		return s, err
 	}
 	own := n.Config.ClientURL()
+	if backend, err := n.backend(); err == nil {
+		if state, err := backend.State(ctx); err == nil {
+			s.removed = state.Removed
+		}
+	}
 	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
 	// ended right after it had the member added; that takes a certificate, and a reset removes settings before it.
 	c, silent := n.cluster(own)
