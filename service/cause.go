@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/errs"
 )
 
@@ -31,6 +32,10 @@ var causes = []struct {
 	pattern      *regexp.Regexp
 	reason, hint string // $1 is what the pattern found
 }{
+	{regexp.MustCompile(`Failed to determine user credentials|status=217/USER`), "the user that etcd runs as is absent", "make it: etcdadm init phase configure"},
+	{regexp.MustCompile(`status=203/EXEC`), "the program of etcd cannot be run", "install it: etcdadm init phase install; see whether SELinux forbids it: ausearch -m avc -ts recent"},
+	{regexp.MustCompile(`status=226/NAMESPACE`), "systemd cannot set up the sandbox", "see what is missing: journalctl -u etcd -n 20"},
+	{regexp.MustCompile(`Failed to load environment files`), "a file of settings cannot be read", "write it: etcdadm init phase configure"},
 	{regexp.MustCompile(removedWords), removedText, "if this node is to be a member again: etcdadm reset, then join"},
 	{regexp.MustCompile(`no space left on device`), "a disk is full", "make room, and etcd starts by itself; see what is full: df -h; du -xhd1 / | sort -h"},
 	{regexp.MustCompile(`read-only file system`), "the file system of the data is read-only", "see why: dmesg | tail -n 50; findmnt"},
@@ -52,17 +57,15 @@ var causes = []struct {
 	{regexp.MustCompile(`certificate has expired or is not yet valid`), "a certificate is not valid at the time that one of the clocks shows", "compare the clocks (date -u) and the certificates (etcdadm status); set the clock: timedatectl set-ntp true"},
 	{regexp.MustCompile(`certificate signed by unknown authority|bad certificate|unknown certificate authority|failed to verify certificate`), "a certificate is refused between this member and another one", "see that both have the same CA: sha256sum /etc/etcd/pki/ca.crt; and what is wrong with the certificates: etcdadm status"},
 	{regexp.MustCompile(`prober found high clock drift|clock difference against peer`), "the clocks of the members differ", "set the clock of this node: timedatectl set-ntp true"},
-	{regexp.MustCompile(`Failed to determine user credentials|status=217/USER`), "the user that etcd runs as is absent", "make it: etcdadm init phase configure"},
-	{regexp.MustCompile(`status=203/EXEC`), "the program of etcd cannot be run", "install it: etcdadm init phase install; see whether SELinux forbids it: ausearch -m avc -ts recent"},
-	{regexp.MustCompile(`status=226/NAMESPACE`), "systemd cannot set up the sandbox", "see what is missing: journalctl -u etcd -n 20"},
-	{regexp.MustCompile(`Failed to load environment files`), "a file of settings cannot be read", "write it: etcdadm init phase configure"},
 	{regexp.MustCompile(`has lost its data, or was never set up`), "this member has lost its data, or was never set up", "put the data back; or from a snapshot: etcdadm restore FILE; or replace the member: etcdadm reset --skip-remove-member, then join"},
 	{regexp.MustCompile(`cannot fetch cluster info from peer urls|could not get cluster response`), "no member of the cluster answers on its peer port", "see that TCP port 2380 is open between the members, and that they run"},
 	{regexp.MustCompile(`out of memory|cannot allocate memory|oom-kill`), "memory is short", "see who uses it: free -m; dmesg | grep -i oom"},
 }
 
-// CauseOf finds the likely cause in the last lines of etcd's output. It looks at nothing but the lines.
+// CauseOf finds the likely cause in the last lines of etcd's output: of its last start, where systemd tells of it. It looks
+// at nothing but the lines.
 func CauseOf(lines []string) (Cause, bool) {
+	lines = lastStart(lines)
 	for _, c := range causes {
 		for _, l := range slices.Backward(lines) {
 			if m := c.pattern.FindStringSubmatchIndex(l); m != nil {
@@ -76,9 +79,14 @@ func CauseOf(lines []string) (Cause, bool) {
 	return Cause{}, false
 }
 
-// removed tells whether the last lines are those of a member that its cluster has removed.
-func removed(lines []string) bool {
-	return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, removedWords) })
+// lastStart leaves out the lines before the last start that systemd tells of.
+func lastStart(lines []string) []string {
+	for i, l := range slices.Backward(lines) {
+		if strings.HasPrefix(l, "Starting "+constants.Unit) {
+			return lines[i:]
+		}
+	}
+	return lines
 }
 
 // NotUp is the error of an etcd that does not stay up: how it ended, the likely cause, its last telling lines, and where
@@ -114,19 +122,35 @@ func Why(b Backend) []string {
 	return append(hints, "the whole log: "+b.LogCommand())
 }
 
-// telling picks the last lines that say why a program ended or waits.
+// telling picks the last lines that say why a program ended or waits, without their stacks.
 func telling(lines []string) []string {
 	var picked []string
 	for _, l := range slices.Backward(lines) {
-		low := strings.ToLower(l)
-		if strings.Contains(low, `"level":"fatal"`) || strings.Contains(low, `"level":"error"`) || strings.Contains(low, `"level":"panic"`) ||
-			strings.Contains(low, "panic:") || !strings.HasPrefix(l, "{") && l != "" {
-			picked = append(picked, l)
+		if !tells(l) {
+			continue
 		}
-		if len(picked) == 3 {
+		l, _, _ = strings.Cut(l, `,"stacktrace"`)
+		if picked = append(picked, l); len(picked) == 3 {
 			break
 		}
 	}
 	slices.Reverse(picked)
 	return picked
 }
+
+// tells tells whether a line is one of harm, or of a program that does not write JSON. What systemd writes of every start
+// and stop is none.
+func tells(l string) bool {
+	if strings.HasPrefix(l, "{") {
+		return harm.MatchString(l)
+	}
+	if strings.HasPrefix(l, constants.Unit+": ") {
+		return strings.Contains(l, "Failed at step") || strings.Contains(l, "Failed to ")
+	}
+	return l != "" && !startOrStop.MatchString(l)
+}
+
+var (
+	harm        = regexp.MustCompile(`"level":"(error|panic|dpanic|fatal)"|panic:`)
+	startOrStop = regexp.MustCompile(`^(Start|Stopp)(ing|ed) `)
+)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os/exec"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -141,11 +142,8 @@ func (s *systemd) ended(u shown) string {
 		return lostData(s.unit.DataDir)
 	case result == "oom-kill":
 		return "killed, as memory was short"
-	case code == cldExited && status == 0:
-		if lines, _ := s.Logs(tellingLines); removed(lines) {
-			return removedText
-		}
-		return "exit status 0"
+	case code == cldExited && s.saysRemoved():
+		return removedText
 	case code == cldExited && status >= 200 && status < 250: // systemd.exec(5): what failed before the program ran
 		return "it could not be run: exit status " + strconv.Itoa(status) + " of systemd"
 	case code == cldExited:
@@ -156,6 +154,13 @@ func (s *systemd) ended(u shown) string {
 		return result
 	}
 	return ""
+}
+
+// saysRemoved tells whether the etcd that was started last told that its cluster has removed it. It ends with status 0, or
+// with 1 when that comes before it serves.
+func (s *systemd) saysRemoved() bool {
+	lines, _ := s.Logs(tellingLines)
+	return slices.ContainsFunc(lastStart(lines), func(l string) bool { return strings.Contains(l, removedWords) })
 }
 
 // How a process ended, as ExecMainCode tells it (waitid(2)).

@@ -85,7 +85,7 @@ func (h *Host) Give(path string, o Owner) error {
 	if err := h.Act("chown %s", path); err != nil {
 		return err
 	}
-	return os.Lchown(h.RealPath(path), uid, gid)
+	return os.Chown(h.RealPath(path), uid, gid)
 }
 
 // GiveTree gives a directory and all below it to an owner: links themselves, not what they lead to.
