@@ -53,6 +53,7 @@ var causes = []struct {
 	{regexp.MustCompile(`tocommit\(\d+\) is out of range`), "this member has lost data that it had confirmed", "replace it: etcdadm reset --skip-remove-member, then join"},
 	{regexp.MustCompile(`crc mismatch|failed to read WAL, cannot be repaired|database file .* does not match with snapshot|failed to recover v3 backend|file of the backend is missing|invalid database|unsupported WAL`), "the data of this member is damaged", "replace the member: etcdadm reset --skip-remove-member, then join; or restore the cluster: etcdadm restore FILE"},
 	{regexp.MustCompile(`flag provided but not defined: (\S+)|unknown flag: (\S+)`), "etcd does not know the flag $1$2", "remove the drop-in that sets it: systemctl cat etcd"},
+	{regexp.MustCompile(`"failed to verify flags","error":"((?:[^"\\]|\\.)+)"`), "etcd refuses its settings: $1", "see extraEnv in the configuration, and drop-ins: etcdadm config print; systemctl cat etcd"},
 	{regexp.MustCompile(`conflicting environment variable "([^"]+)"`), "$1 is set as a flag as well", "set it once: systemctl cat etcd; extraEnv in the configuration"},
 	{regexp.MustCompile(`certificate has expired or is not yet valid`), "a certificate is not valid at the time that one of the clocks shows", "compare the clocks (date -u) and the certificates (etcdadm status); set the clock: timedatectl set-ntp true"},
 	{regexp.MustCompile(`certificate signed by unknown authority|bad certificate|unknown certificate authority|failed to verify certificate`), "a certificate is refused between this member and another one", "see that both have the same CA: sha256sum /etc/etcd/pki/ca.crt; and what is wrong with the certificates: etcdadm status"},
@@ -152,5 +153,5 @@ func tells(l string) bool {
 
 var (
 	harm        = regexp.MustCompile(`"level":"(error|panic|dpanic|fatal)"|panic:`)
-	startOrStop = regexp.MustCompile(`^(Start|Stopp)(ing|ed) `)
+	startOrStop = regexp.MustCompile(`^(Starting|Started|Stopping|Stopped|Failed to start) `)
 )

@@ -23,11 +23,17 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// The test binary plays three parts: the tests, the supervisor that the backend starts, and etcd.
+// The test binary plays several parts: the tests, the supervisor that the backend starts, etcd, and the programs of systemd.
 func TestMain(m *testing.M) {
-	switch {
-	case filepath.Base(os.Args[0]) == "etcd":
+	switch name := filepath.Base(os.Args[0]); {
+	case name == "etcd":
 		os.Exit(fakeEtcd())
+	case name == "systemctl":
+		os.Exit(fakeSystemctl(os.Args[1:]))
+	case name == "journalctl":
+		os.Exit(fakeJournalctl())
+	case name == "systemd":
+		os.Exit(fakeSystemd())
 	case len(os.Args) > 6 && os.Args[1] == superviseCommand:
 		os.Exit(supervise(os.Args[3], os.Args[5], os.Args[7]))
 	}

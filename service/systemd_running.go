@@ -95,6 +95,9 @@ func (r unitRunning) Apply(ctx context.Context) error {
 	if err := mayStart(r.host, r.unit.DataDir); err != nil {
 		return err
 	}
+	if d, err := r.Check(ctx); err != nil || len(d) == 0 {
+		return err
+	}
 	u, err := r.show(ctx)
 	if err != nil {
 		return err

@@ -1,0 +1,410 @@
+package service
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/errs"
+	"etcdadm/pkg/host"
+)
+
+// machine is a node whose init system is the fake one.
+type machine struct {
+	*testing.T
+	root, state string
+	*systemd
+}
+
+func newMachine(t *testing.T) machine {
+	t.Helper()
+	m := machine{T: t, root: t.TempDir(), state: t.TempDir()}
+	bin := t.TempDir()
+	self, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(bin, "systemctl")
+	if err := os.WriteFile(program, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	etcd := filepath.Join(m.root, "opt/bin/etcd")
+	for _, dir := range []string{filepath.Dir(etcd), filepath.Join(m.root, "run/systemd/system")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{filepath.Join(bin, "journalctl"), etcd} {
+		if err := os.Symlink(program, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	t.Setenv("FAKE_SYSTEMD", m.state)
+	t.Setenv("FAKE_ROOT", m.root)
+	m.systemd = m.on(host.New(m.root))
+	write(t, m.host, constants.BootstrapFile, "ETCD_INITIAL_CLUSTER=a=https://127.0.0.1:2380\nETCD_INITIAL_CLUSTER_STATE=new\nETCD_INITIAL_CLUSTER_TOKEN=t\n")
+	t.Cleanup(func() {
+		if err := m.Stopped().Apply(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// on is the backend on a host of this machine.
+func (m machine) on(h *host.Host) *systemd {
+	s := NewSystemd(h, plainUnit).(*systemd)
+	s.live = true
+	return s
+}
+
+// configure writes what etcd is told.
+func (m machine) configure(digest string, more ...KV) {
+	m.Helper()
+	for _, f := range m.Files() {
+		if err := f.Apply(m.Context()); err != nil {
+			m.Fatal(err)
+		}
+	}
+	if err := (EnvFile{m.host, append([]KV{{"ETCD_NAME", "a"}}, more...), digest}).Apply(m.Context()); err != nil {
+		m.Fatal(err)
+	}
+}
+
+func (m machine) await(what string, holds func(State) bool) State {
+	m.Helper()
+	var s State
+	for range 1000 {
+		var err error
+		if s, err = m.State(context.Background()); err != nil {
+			m.Fatal(err)
+		}
+		if holds(s) {
+			return s
+		}
+		time.Sleep(askAgain)
+	}
+	m.Fatalf("never came about: %s; now %+v", what, s)
+	return State{}
+}
+
+// running brings etcd about, and waits until it has its data.
+func (m machine) running(digest string) State {
+	m.Helper()
+	hold(m.T, m.Running(digest))
+	return m.await("data of etcd", func(s State) bool {
+		there, err := m.host.Exists("/var/lib/etcd/member/wal/0.wal")
+		return err == nil && there && s.Running && s.Digest == digest
+	})
+}
+
+// calls counts how often systemctl was called with a verb.
+func (m machine) calls(verb string) int {
+	b, _ := os.ReadFile(filepath.Join(m.state, "calls"))
+	return strings.Count("\n"+string(b), "\n"+verb+"\n")
+}
+
+func TestAUnitIsRestartedExactlyWhenDue(t *testing.T) {
+	m := newMachine(t)
+	if got := gapOf(t, m.Running("one")); got != "etcd: not running, want running" {
+		t.Errorf("gap %q", got)
+	}
+	m.configure("one")
+	first := m.running("one")
+	if again := m.running("one"); again.PID != first.PID {
+		t.Error("restarted although nothing changed")
+	}
+
+	m.configure("two") // killed between the writing and the restart: only the process tells
+	if got := gapOf(t, m.Running("two")); got != "etcd: running with other settings, want restarted" {
+		t.Errorf("other settings: gap %q", got)
+	}
+	second := m.running("two")
+	if second.PID == first.PID || second.Restarts != 0 || m.calls("daemon-reload") != 0 {
+		t.Errorf("other settings: %+v, %d reloads", second, m.calls("daemon-reload"))
+	}
+
+	m.unit.DiskPriorities = []string{"Nice=-5"}
+	m.configure("two")
+	if got := gapOf(t, m.Running("two")); got == "" {
+		t.Error("no gap although the unit has changed")
+	}
+	third := m.running("two")
+	if third.PID == second.PID || m.calls("daemon-reload") != 1 {
+		t.Errorf("another unit: %+v, %d reloads", third, m.calls("daemon-reload"))
+	}
+
+	hold(t, m.Stopped())
+	if s := m.await("no etcd", func(s State) bool { return !s.Running }); s.LastExit != "" {
+		t.Errorf("stopped: %+v", s)
+	}
+}
+
+// systemd starts an etcd that crashed from the unit that it knows, with the settings that are on the disk. These then
+// look as wanted; the unit is not.
+func TestARestartFromAnOldUnitIsSeen(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	first := m.running("one")
+	m.unit.DiskPriorities = nil
+	m.configure("two")
+	if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.await("a start after the crash", func(s State) bool { return s.Running && s.PID != first.PID && s.Digest == "two" })
+	if err := m.run(t.Context(), "daemon-reload"); err != nil { // somebody else's
+		t.Fatal(err)
+	}
+	if got := gapOf(t, m.Running("two")); got != "etcd: running from another unit, want restarted" {
+		t.Errorf("gap %q", got)
+	}
+	m.running("two")
+}
+
+func TestChangedDropInsAreAReasonToRestart(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	first := m.running("one")
+	dir := filepath.Join(m.root, constants.UnitFile+".d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	started, err := m.host.Started(first.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		changed time.Time
+		due     bool
+	}{
+		"before the start": {started.Add(-time.Hour), false},
+		"after the start":  {started.Add(500 * time.Millisecond), true},
+		"in the future":    {time.Now().Add(time.Hour), false},
+	} {
+		for !time.Now().After(started.Add(500 * time.Millisecond)) {
+			time.Sleep(askAgain)
+		}
+		if err := os.Chtimes(dir, c.changed, c.changed); err != nil {
+			t.Fatal(err)
+		}
+		if got := gapOf(t, m.Running("one")); (got != "") != c.due {
+			t.Errorf("changed %s: gap %q", name, got)
+		}
+	}
+}
+
+func TestTheEndOfAUnitIsTold(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one", KV{"FAKE", "fail"})
+	err := m.Running("one").Apply(t.Context()) // it may be seen alive
+	if err != nil && (errs.StatusOf(err) != errs.Failed || !strings.Contains(err.Error(), "exit status 7") || len(errs.HintsOf(err)) == 0) {
+		t.Errorf("error %v (%d), hints %q", err, errs.StatusOf(err), errs.HintsOf(err))
+	}
+	s := m.await("a pause between two starts", func(s State) bool { return !s.Running && s.Restarts > 1 })
+	if s.LastExit != "exit status 7" || s.Removed {
+		t.Errorf("state %+v", s)
+	}
+	m.configure("two")
+	m.running("two")
+}
+
+func TestAUnitOfARemovedMemberIsLeftAlone(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one", KV{"FAKE", "removed"})
+	_ = m.Running("one").Apply(t.Context())
+	s := m.await("the end of etcd", func(s State) bool { return s.LastExit != "" })
+	if !s.Removed || s.LastExit != removedText || s.Restarts != 0 {
+		t.Errorf("state %+v", s)
+	}
+	if got := gapOf(t, m.Running("one")); got != "etcd: not running ("+removedText+"), want running" {
+		t.Errorf("gap %q", got)
+	}
+}
+
+func TestAUnitDoesNotStartOnLostData(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	if err := m.host.Remove(constants.BootstrapFile); err != nil {
+		t.Fatal(err)
+	}
+	err := m.Running("one").Apply(t.Context())
+	if errs.StatusOf(err) != errs.Precondition || !strings.Contains(text(err), "has no write-ahead log") {
+		t.Errorf("error %v", err)
+	}
+	if m.calls("start")+m.calls("restart") > 0 {
+		t.Error("started all the same")
+	}
+	// The unit itself refuses too.
+	_, condition, _ := strings.Cut(plainUnit.Render(), "ExecCondition=+/bin/sh -c '")
+	condition, _, _ = strings.Cut(condition, "'\n")
+	for name, there := range map[string]bool{"": false, "/var/lib/etcd/member/wal/0.wal": true, constants.BootstrapFile: true} {
+		root := t.TempDir()
+		if name != "" {
+			write(t, host.New(root), name, "")
+		}
+		here := strings.NewReplacer("/var/lib/etcd", root+"/var/lib/etcd", "/etc/etcd", root+"/etc/etcd").Replace(condition)
+		if err := exec.CommandContext(t.Context(), "/bin/sh", "-c", here).Run(); (err == nil) != there {
+			t.Errorf("with %q: %v", name, err)
+		}
+	}
+}
+
+func TestEnabledAndDisabled(t *testing.T) {
+	m := newMachine(t)
+	if got := gapOf(t, m.Disabled()); got != "" {
+		t.Errorf("nothing there: gap %q", got)
+	}
+	m.configure("one")
+	if got := gapOf(t, m.Enabled()); got != "etcd.service: disabled, want enabled" {
+		t.Errorf("gap %q", got)
+	}
+	hold(t, m.Enabled())
+	if got := gapOf(t, m.Disabled()); got != "etcd.service: enabled, want disabled" {
+		t.Errorf("gap %q", got)
+	}
+	hold(t, m.Disabled())
+}
+
+func TestAForeignUnitIsLeftAlone(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	s := m.running("one")
+	write(t, m.host, constants.UnitFile, "[Service]\nExecStart=/usr/bin/etcd\n")
+	if got := gapOf(t, m.Stopped()) + gapOf(t, m.Disabled()) + gapOf(t, m.Removed()); got != "" {
+		t.Errorf("gap %q", got)
+	}
+	if now := m.await("etcd", func(s State) bool { return s.Running }); now.PID != s.PID {
+		t.Error("a foreign etcd was stopped")
+	}
+}
+
+func TestRemovedLeavesDropIns(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	m.running("one")
+	hold(t, m.Stopped())
+	dropIn := constants.UnitFile + ".d/mine.conf"
+	write(t, m.host, dropIn, "[Service]\n")
+	hold(t, m.Removed())
+	if there, err := m.host.Exists(dropIn); err != nil || !there {
+		t.Errorf("the drop-in is gone: %v", err)
+	}
+	if there, err := m.host.Exists(constants.UnitFile); err != nil || there {
+		t.Errorf("the unit is there: %v", err)
+	}
+}
+
+func TestRunningAUnitSurvivesDeathAtEveryAct(t *testing.T) {
+	m := newMachine(t)
+	for act := 1; ; act++ {
+		digest := strings.Repeat("x", act)
+		m.unit.DiskPriorities = []string{"Nice=-" + digest}
+		m.configure(digest)
+		dying := m.on(dyingHost(m.root, act))
+		dying.unit = m.unit
+		died := diesIn(func() { _ = dying.Running(digest).Apply(context.Background()) })
+		s := m.running(digest)
+		if again := m.running(digest); again.PID != s.PID {
+			t.Errorf("killed before act %d: the third run restarted etcd", act)
+		}
+		if !died {
+			if act < 3 {
+				t.Errorf("only %d acts were seen", act-1)
+			}
+			return
+		}
+	}
+}
+
+func TestUnderARootThereAreOnlyFiles(t *testing.T) {
+	h := host.New(t.TempDir())
+	s := NewSystemd(h, plainUnit)
+	for _, f := range s.Files() {
+		hold(t, f)
+	}
+	if _, err := s.Running("x").Check(t.Context()); errs.StatusOf(err) != errs.Precondition || len(errs.HintsOf(err)) == 0 {
+		t.Errorf("running: %v", err)
+	}
+	if got := gapOf(t, s.Stopped()); got != "" {
+		t.Errorf("stopped: gap %q", got)
+	}
+	if st, err := s.State(t.Context()); err != nil || st != (State{}) {
+		t.Errorf("state %+v, %v", st, err)
+	}
+	if lines, err := s.Logs(5); err != nil || lines != nil {
+		t.Errorf("logs %q, %v", lines, err)
+	}
+	if _, err := exec.LookPath("systemctl"); err != nil {
+		return
+	}
+	hold(t, s.Enabled())
+	if text, err := h.Readlink("/etc/systemd/system/multi-user.target.wants/etcd.service"); err != nil || text != constants.UnitFile {
+		t.Errorf("link to %q, %v", text, err)
+	}
+	hold(t, s.Disabled())
+	hold(t, s.Removed())
+}
+
+func TestWithoutSystemdNothingIsStarted(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	if err := os.RemoveAll(filepath.Join(m.root, "run/systemd")); err != nil {
+		t.Fatal(err)
+	}
+	if got := gapOf(t, m.Running("one")); got != "etcd: not running, want running" {
+		t.Errorf("gap %q", got)
+	}
+	if err := m.Running("one").Apply(t.Context()); errs.StatusOf(err) != errs.Precondition || !strings.Contains(text(err), "systemd is not the init system here") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAccount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("accounts are made by root")
+	}
+	for name, sysusers := range map[string]bool{"systemd-sysusers": true, "useradd": false} {
+		t.Run(name, func(t *testing.T) {
+			program, err := exec.LookPath(name)
+			if err != nil {
+				t.Skipf("%s is not installed", name)
+			}
+			if !sysusers { // a PATH without the other one
+				bin := t.TempDir()
+				for _, p := range []string{program, filepath.Join(filepath.Dir(program), "groupadd")} {
+					if err := os.Symlink(p, filepath.Join(bin, filepath.Base(p))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				t.Setenv("PATH", bin)
+			}
+			h := host.New(t.TempDir())
+			write(t, h, "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")
+			write(t, h, "/etc/group", "root:x:0:\n")
+			a := Account{Host: h, Owner: host.Owner{Name: "etcd"}}
+			if got := gapOf(t, a); got != "user etcd: absent, want made; group etcd: absent, want made" {
+				t.Errorf("gap %q", got)
+			}
+			hold(t, a)
+			dir := filepath.Join(h.Root(), "data")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Give("/data", a.Owner); err != nil {
+				t.Fatal(err)
+			}
+			info, err := h.Stat("/data")
+			if err != nil || !h.Owns(a.Owner, info) {
+				t.Errorf("%v does not belong to etcd: %v", info, err)
+			}
+		})
+	}
+}
