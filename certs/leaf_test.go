@@ -279,3 +279,51 @@ func TestConstrainedCA(t *testing.T) {
 		t.Error("the old certificate is gone")
 	}
 }
+
+// A key belongs to its owner from the moment that it has its name; one that was given to somebody else is given back,
+// and not issued anew. One that an operator placed is not judged.
+func TestKeysBelongToTheirOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	h := host.New(t.TempDir())
+	must(t, h.WriteFile("/etc/passwd", []byte("etcd:x:501:502::/:/bin/false\n"), 0o644))
+	must(t, h.WriteFile("/etc/group", []byte("etcd:x:502:\n"), 0o644))
+	n := newNode(h)
+	n.base.Owner = host.Owner{Name: "etcd"}
+	must(t, run(n.steps()...).Err)
+	leaf := n.leaf(ServerName)
+	owned := func(want bool) {
+		t.Helper()
+		info, err := h.Stat(path.Join(dir, "server.key"))
+		must(t, err)
+		if h.Owns(leaf.Owner, info) != want {
+			t.Errorf("the key belongs to etcd: %t", !want)
+		}
+	}
+	owned(true)
+	before, err := h.ReadFile(path.Join(dir, "server.key"))
+	must(t, err)
+	must(t, os.Chown(h.RealPath(path.Join(dir, "server.key")), 0, 0))
+	d, err := leaf.Check(t.Context())
+	must(t, err)
+	if d.String() != "server.key: another owner, want etcd" {
+		t.Errorf("gap %q", d)
+	}
+	must(t, leaf.Apply(t.Context()))
+	owned(true)
+	after, err := h.ReadFile(path.Join(dir, "server.key"))
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("the key was made anew")
+	}
+	must(t, h.Remove(path.Join(dir, "server.key")))
+	must(t, h.WriteFile(path.Join(dir, "server.key"), before, 0o600))
+	crt, err := h.ReadFile(path.Join(dir, "server.crt"))
+	must(t, err)
+	must(t, h.WriteFile(path.Join(dir, "server.crt"), crt, 0o644))
+	must(t, h.RemoveAll(path.Join(dir, pairsDir)))
+	if d, err := leaf.Check(t.Context()); err != nil || len(d) > 0 {
+		t.Errorf("a placed key: %v, %v", d, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -234,4 +235,14 @@ func (n noting) Apply(ctx context.Context) error {
 	converge.Notef(ctx, "%s", "halfway")
 	converge.Progress(ctx, 1, 2)
 	return n.switchable.Apply(ctx)
+}
+
+func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
+	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) { return converge.Diff{{What: "etcd", Have: "silent"}}, nil })
+	asked := 0
+	step := converge.Step{Name: "health/serving", Short: "etcd serves", Want: never, Within: 20 * time.Millisecond, Hint: "last", Why: func() []string { asked++; return []string{"first"} }}
+	r := converge.Run(context.Background(), []converge.Phase{{Name: "health", Steps: func(context.Context) ([]converge.Step, error) { return []converge.Step{step}, nil }}}, converge.Options{})
+	if got := errs.HintsOf(r.Err); asked != 1 || errs.StatusOf(r.Err) != errs.Timeout || !slices.Equal(got, []string{"first", "last"}) {
+		t.Errorf("%v (%d), hints %q, asked %d times", r.Err, errs.StatusOf(r.Err), got, asked)
+	}
 }

@@ -89,7 +89,7 @@ func closedByUFW(status string, ports []int) []int {
 }
 
 var (
-	nftInput = regexp.MustCompile(`(?s)chain \w+ \{\s*type filter hook input [^\n]*policy drop;(.*?)\n\t\}`)
+	nftInput = regexp.MustCompile(`hook input [^\n]*policy drop`)
 	nftWord  = regexp.MustCompile(`\b\d+(?:-\d+)?\b`)
 )
 

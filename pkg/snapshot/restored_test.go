@@ -470,3 +470,24 @@ func clean(t *testing.T, dir string) {
 		}
 	}
 }
+
+// Restored data belongs to the user that etcd runs as from the moment that it is in its place.
+func TestRestoredDataBelongsToItsOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	r := restored(t, t.TempDir())
+	for name, text := range map[string]string{"/etc/passwd": "etcd:x:501:502::/:/bin/false\n", "/etc/group": "etcd:x:502:\n"} {
+		if err := r.Host.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Owner = host.Owner{Name: "etcd"}
+	apply(t, r)
+	for _, name := range []string{dataDir, filepath.Join(dataDir, "member/wal"), filepath.Join(dataDir, oldFile), filepath.Join(dataDir, "member", marker)} {
+		if info, err := r.Host.Lstat(name); err != nil || !r.Host.Owns(r.Owner, info) {
+			t.Errorf("%s does not belong to etcd: %v", name, err)
+		}
+	}
+	inSync(t, r)
+}
