@@ -238,7 +238,9 @@ func (n noting) Apply(ctx context.Context) error {
 }
 
 func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
-	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) { return converge.Diff{{What: "etcd", Have: "silent"}}, nil })
+	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		return converge.Diff{{What: "etcd", Have: "silent"}}, nil
+	})
 	asked := 0
 	step := converge.Step{Name: "health/serving", Short: "etcd serves", Want: never, Within: 20 * time.Millisecond, Hint: "last", Why: func() []string { asked++; return []string{"first"} }}
 	r := converge.Run(context.Background(), []converge.Phase{{Name: "health", Steps: func(context.Context) ([]converge.Step, error) { return []converge.Step{step}, nil }}}, converge.Options{})

@@ -118,7 +118,7 @@ func (n *Node) describeNode(ctx context.Context, s *Status) error {
 	s.Node.Running, s.Node.PID, s.Node.Restarts, s.Node.LastExit = state.Running, state.PID, state.Restarts, state.LastExit
 	switch {
 	case state.Removed:
-		s.attend("this member was removed from its cluster; to make this node a member again: etcdadm reset, then join")
+		s.attend("this member was removed from its cluster; for a new one on this node: etcdadm reset, then join")
 	case !state.Running:
 		s.attend("etcd does not run%s", detail(state.LastExit))
 	}
