@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"regexp"
 	"slices"
 	"strings"
@@ -117,41 +118,31 @@ func Why(b Backend) []string {
 	} else if s, err := b.State(context.Background()); err == nil && s.Running && len(lines) > 0 {
 		hints = append(hints, "etcd runs: it may wait for the other members, of which more than half have to be up")
 	}
-	for _, l := range telling(lines) {
+	for _, l := range telling(lastStart(lines)) {
 		hints = append(hints, "etcd said: "+l)
 	}
 	return append(hints, "the whole log: "+b.LogCommand())
 }
 
-// telling picks the last lines that say why a program ended or waits, without their stacks.
+// telling picks what says why etcd ended or waits: the last errors of its log, or, where it has none, its last other words.
 func telling(lines []string) []string {
-	var picked []string
-	for _, l := range slices.Backward(lines) {
-		if !tells(l) {
-			continue
-		}
-		l, _, _ = strings.Cut(l, `,"stacktrace"`)
-		if picked = append(picked, l); len(picked) == 3 {
-			break
+	var logged, other []string
+	for _, l := range lines {
+		var e struct{ Level, Msg, Error string }
+		switch err := json.Unmarshal([]byte(l), &e); {
+		case err == nil && slices.Contains([]string{"error", "panic", "fatal"}, e.Level):
+			if said := strings.TrimSuffix(e.Msg+": "+e.Error, ": "); !slices.Contains(logged, said) {
+				logged = append(logged, said)
+			}
+		case l != "" && !strings.HasPrefix(l, "{") && !routine.MatchString(l):
+			other = append(other, l)
 		}
 	}
-	slices.Reverse(picked)
-	return picked
+	if len(logged) == 0 {
+		logged = other
+	}
+	return logged[max(0, len(logged)-3):]
 }
 
-// tells tells whether a line is one of harm, or of a program that does not write JSON. What systemd writes of every start
-// and stop is none.
-func tells(l string) bool {
-	if strings.HasPrefix(l, "{") {
-		return harm.MatchString(l)
-	}
-	if strings.HasPrefix(l, constants.Unit+": ") {
-		return strings.Contains(l, "Failed at step") || strings.Contains(l, "Failed to ")
-	}
-	return l != "" && !startOrStop.MatchString(l)
-}
-
-var (
-	harm        = regexp.MustCompile(`"level":"(error|panic|dpanic|fatal)"|panic:`)
-	startOrStop = regexp.MustCompile(`^(Starting|Started|Stopping|Stopped|Failed to start) `)
-)
+// routine is what systemd writes of every start and end, whatever the reason is.
+var routine = regexp.MustCompile(`^(Starting|Started|Stopping|Stopped|Failed to start) |^etcd\.service: (Main process exited|Control process exited|Failed with result|Scheduled restart|Deactivated|Consumed|Skipped)`)

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,13 +57,31 @@ func TestTheCauseIsOfTheLastStart(t *testing.T) {
 	}
 }
 
-func TestTellingLines(t *testing.T) {
-	got := telling([]string{
-		"Starting etcd.service - etcd...", `{"level":"info","msg":"a"}`, `{"level":"fatal","msg":"b","stacktrace":"c"}`, "panic: d",
-		"etcd.service: Main process exited, code=exited, status=1/FAILURE", "etcd.service: Failed at step EXEC spawning /opt/bin/etcd: Permission denied", "Failed to start etcd.service - etcd.",
-	})
-	want := `{"level":"fatal","msg":"b"|panic: d|etcd.service: Failed at step EXEC spawning /opt/bin/etcd: Permission denied`
-	if strings.Join(got, "|") != want {
-		t.Errorf("picked %q, want %q", got, want)
+func TestWhatEtcdSaidLastIsItsReason(t *testing.T) {
+	for name, c := range map[string]struct{ log, want []string }{
+		"a panic, with its stack": {
+			[]string{
+				`{"level":"warn","msg":"failed to preallocate","error":"no space left on device"}`,
+				`{"level":"panic","msg":"failed to create WAL","error":"no space left on device","stacktrace":"go.etcd.io/..."}`,
+				"panic: failed to create WAL", "", "goroutine 1 [running]:", "main.main()", "\tmain.go:31 +0x28",
+				"2026-11-21T21:46:43Z etcdadm supervise: etcd ended: exit status 2; it is started again in 100ms",
+				`{"level":"panic","msg":"failed to create WAL","error":"no space left on device"}`,
+			},
+			[]string{"failed to create WAL: no space left on device"},
+		},
+		"a refused flag":     {[]string{"flag provided but not defined: -x"}, []string{"flag provided but not defined: -x"}},
+		"more than one sees": {[]string{"a", "b", "c", "d"}, []string{"b", "c", "d"}},
+		"what systemd says": {
+			[]string{
+				"Starting etcd.service - etcd...", "etcd.service: Failed at step EXEC spawning /opt/bin/etcd: Permission denied",
+				"etcd.service: Main process exited, code=exited, status=203/EXEC", "etcd.service: Failed with result 'exit-code'.", "Failed to start etcd.service - etcd.",
+			},
+			[]string{"etcd.service: Failed at step EXEC spawning /opt/bin/etcd: Permission denied"},
+		},
+		"nothing": {[]string{`{"level":"info","msg":"all is well"}`}, nil},
+	} {
+		if got := telling(c.log); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }

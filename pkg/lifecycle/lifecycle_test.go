@@ -239,25 +239,3 @@ func TestInitKeepsAMemberOpenToPeersWithoutTheMarker(t *testing.T) {
 		}
 	}
 }
-
-func TestWhatEtcdSaidLastIsItsReason(t *testing.T) {
-	for name, c := range map[string]struct{ log, want []string }{
-		"a panic, with its stack": {
-			[]string{
-				`{"level":"warn","msg":"failed to preallocate","error":"no space left on device"}`,
-				`{"level":"panic","msg":"failed to create WAL","error":"no space left on device","stacktrace":"go.etcd.io/..."}`,
-				"panic: failed to create WAL", "", "goroutine 1 [running]:", "main.main()", "\tmain.go:31 +0x28",
-				"2026-11-21T21:46:43Z etcdadm supervise: etcd ended: exit status 2; it is started again in 100ms",
-				`{"level":"panic","msg":"failed to create WAL","error":"no space left on device"}`,
-			},
-			[]string{"failed to create WAL: no space left on device"},
-		},
-		"a refused flag":     {[]string{"flag provided but not defined: -x"}, []string{"flag provided but not defined: -x"}},
-		"more than one sees": {[]string{"a", "b", "c", "d"}, []string{"b", "c", "d"}},
-		"nothing":            {[]string{`{"level":"info","msg":"all is well"}`}, nil},
-	} {
-		if got := telling(c.log); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %q, want %q", name, got, c.want)
-		}
-	}
-}
