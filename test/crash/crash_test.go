@@ -164,6 +164,9 @@ type world struct {
 // Each node has an address of its own in 127.84.0.0/16.
 var addresses atomic.Uint32
 
+// A second run on the same machine begins elsewhere.
+func init() { addresses.Store(uint32(os.Getpid() * 997 % 60_000)) } //nolint:gosec // a process id is not negative
+
 // slots bounds how many tries go on at the same time.
 var slots = make(chan struct{}, 4)
 

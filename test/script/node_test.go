@@ -36,6 +36,9 @@ type node struct {
 
 var addresses atomic.Uint32
 
+// A second run on the same machine begins elsewhere.
+func init() { addresses.Store(uint32(os.Getpid() * 997 % 60_000)) } //nolint:gosec // a process id is not negative
+
 // newNode returns a node with an address of its own.
 func newNode(name, root string) *node {
 	i := addresses.Add(1)
