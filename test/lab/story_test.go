@@ -17,7 +17,7 @@ import (
 
 const (
 	// initSystem runs etcd on the hosts of the stories.
-	initSystem = "process"
+	initSystem = "systemd"
 	// current is the version of etcd where a story does not depend on it.
 	current = "3.6.16"
 )
