@@ -149,12 +149,83 @@ var stories = []story{
 		},
 		every: 1,
 	},
+	{
+		name: "join on a half done node",
+		prepare: func(w *world) {
+			otherServes(w)
+			for _, phase := range []string{"install", "certificates", "membership"} {
+				w.must(w.test.run(joinPhase(w, phase)))
+			}
+		},
+		operation: joinCurrent,
+		after:     twoVoters,
+		every:     5,
+	},
+	{
+		name: "join on a node with older settings",
+		prepare: func(w *world) {
+			otherServes(w)
+			w.must(w.test.run(joinCurrent(w)))
+		},
+		operation: func(w *world) []string {
+			return append(joinCurrent(w), "--quota-backend-bytes", "4294967296", "--server-cert-extra-sans", "etcd.example.com")
+		},
+		after: twoVoters,
+		every: 7,
+	},
+	{
+		name: "reset of a half joined node",
+		prepare: func(w *world) {
+			otherServes(w)
+			for _, phase := range []string{"install", "certificates", "membership"} {
+				w.must(w.test.run(joinPhase(w, phase)))
+			}
+		},
+		operation: func(*world) []string { return []string{"reset"} },
+		after: func(w *world) {
+			if list := w.other.etcdctl("member", "list"); strings.Count(list, "\n") != 0 {
+				w.t.Errorf("the cluster still counts on the member:\n%s", list)
+			}
+		},
+		every: 9,
+	},
+	{
+		name: "reset of a half reset node",
+		prepare: func(w *world) {
+			w.must(w.test.run(initCurrent(w)))
+			for _, phase := range []string{"leave", "stop", "data"} {
+				w.must(w.test.run([]string{"reset", "phase", phase}))
+			}
+		},
+		operation: func(*world) []string { return []string{"reset"} },
+		every:     9,
+	},
+	{
+		name: "restore on a half done node",
+		prepare: func(w *world) {
+			w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
+			w.other.etcdctl("put", "kept", "value")
+			w.snapshot = filepath.Join(w.dir, "snapshot.db")
+			w.must(w.other.run([]string{"snapshot", "save", w.snapshot}))
+			w.other.stop()
+			for _, phase := range []string{"install", "certificates"} {
+				w.must(w.test.run(append([]string{"init", "phase", phase}, w.test.settings(current)...)))
+			}
+		},
+		operation: func(w *world) []string { return []string{"restore", w.snapshot} },
+		after:     keeps,
+		every:     4,
+	},
 }
 
 func initCurrent(w *world) []string { return append([]string{"init"}, w.test.settings(current)...) }
 
 func joinCurrent(w *world) []string {
 	return append([]string{"join", "https://" + w.other.address + ":2379"}, w.test.settings(current)...)
+}
+
+func joinPhase(w *world, phase string) []string {
+	return append([]string{"join", "phase", phase}, joinCurrent(w)[1:]...)
 }
 
 // otherServes makes the cluster that the node under test joins.
