@@ -64,14 +64,8 @@ var stories = []story{
 		every:     4,
 	},
 	{
-		name: "init from a snapshot",
-		prepare: func(w *world) {
-			w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
-			w.other.etcdctl("put", "kept", "value")
-			w.snapshot = filepath.Join(w.dir, "snapshot.db")
-			w.must(w.other.run([]string{"snapshot", "save", w.snapshot}))
-			w.other.stop()
-		},
+		name:    "init from a snapshot",
+		prepare: otherSaves,
 		operation: func(w *world) []string {
 			return append([]string{"init", "--snapshot", w.snapshot}, w.test.settings(current)...)
 		},
@@ -123,9 +117,7 @@ var stories = []story{
 		},
 		operation: func(*world) []string { return []string{"reset"} },
 		after: func(w *world) {
-			if list := w.other.etcdctl("member", "list"); strings.Count(list, "\n") != 0 {
-				w.t.Errorf("the cluster still counts on the member:\n%s", list)
-			}
+			left(w)
 			w.other.etcdctl("put", "after", "reset")
 		},
 		every: 3,
@@ -150,13 +142,8 @@ var stories = []story{
 		every: 1,
 	},
 	{
-		name: "join on a half done node",
-		prepare: func(w *world) {
-			otherServes(w)
-			for _, phase := range []string{"install", "certificates", "membership"} {
-				w.must(w.test.run(joinPhase(w, phase)))
-			}
-		},
+		name:      "join on a half done node",
+		prepare:   halfJoined,
 		operation: joinCurrent,
 		after:     twoVoters,
 		every:     5,
@@ -174,20 +161,11 @@ var stories = []story{
 		every: 7,
 	},
 	{
-		name: "reset of a half joined node",
-		prepare: func(w *world) {
-			otherServes(w)
-			for _, phase := range []string{"install", "certificates", "membership"} {
-				w.must(w.test.run(joinPhase(w, phase)))
-			}
-		},
+		name:      "reset of a half joined node",
+		prepare:   halfJoined,
 		operation: func(*world) []string { return []string{"reset"} },
-		after: func(w *world) {
-			if list := w.other.etcdctl("member", "list"); strings.Count(list, "\n") != 0 {
-				w.t.Errorf("the cluster still counts on the member:\n%s", list)
-			}
-		},
-		every: 9,
+		after:     left,
+		every:     9,
 	},
 	{
 		name: "reset of a half reset node",
@@ -203,11 +181,7 @@ var stories = []story{
 	{
 		name: "restore on a half done node",
 		prepare: func(w *world) {
-			w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
-			w.other.etcdctl("put", "kept", "value")
-			w.snapshot = filepath.Join(w.dir, "snapshot.db")
-			w.must(w.other.run([]string{"snapshot", "save", w.snapshot}))
-			w.other.stop()
+			otherSaves(w)
 			for _, phase := range []string{"install", "certificates"} {
 				w.must(w.test.run(append([]string{"init", "phase", phase}, w.test.settings(current)...)))
 			}
@@ -224,8 +198,28 @@ func joinCurrent(w *world) []string {
 	return append([]string{"join", "https://" + w.other.address + ":2379"}, w.test.settings(current)...)
 }
 
-func joinPhase(w *world, phase string) []string {
-	return append([]string{"join", "phase", phase}, joinCurrent(w)[1:]...)
+// halfJoined is the node under test as a learner that has not started.
+func halfJoined(w *world) {
+	otherServes(w)
+	for _, phase := range []string{"install", "certificates", "membership"} {
+		w.must(w.test.run(append([]string{"join", "phase", phase}, joinCurrent(w)[1:]...)))
+	}
+}
+
+// otherSaves makes a snapshot on a node that is gone then.
+func otherSaves(w *world) {
+	w.must(w.other.run(append([]string{"init"}, w.other.settings(current)...)))
+	w.other.etcdctl("put", "kept", "value")
+	w.snapshot = filepath.Join(w.dir, "snapshot.db")
+	w.must(w.other.run([]string{"snapshot", "save", w.snapshot}))
+	w.other.stop()
+}
+
+// left wants the other node to be alone in its cluster.
+func left(w *world) {
+	if list := w.other.etcdctl("member", "list"); strings.Count(list, "\n") != 0 {
+		w.t.Errorf("the cluster still counts on the member:\n%s", list)
+	}
 }
 
 // otherServes makes the cluster that the node under test joins.
