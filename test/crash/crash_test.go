@@ -7,7 +7,6 @@ package crash
 
 import (
 	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -19,39 +18,29 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	etcdadm "etcdadm/cmd"
 	"etcdadm/pkg/host"
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
-// The environment of the test binary when it plays etcdadm.
+// The environment of an etcdadm that is watched.
 const (
-	asEtcdadm = "CRASH_AS_ETCDADM" // set: be etcdadm
-	killAt    = "CRASH_AT"         // die before this act, counted from 1
-	actsTo    = "CRASH_ACTS"       // append the name of every act to this file
+	killAt = "CRASH_AT"   // die before this act, counted from 1
+	actsTo = "CRASH_ACTS" // append the name of every act to this file
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asEtcdadm) == "" {
-		// The tries wait for elections most of the time: more of them than processors go on side by side.
-		if f := flag.Lookup("test.parallel"); f != nil {
-			_ = f.Value.Set("8")
-		}
-		os.Exit(m.Run())
+	process.Etcdadm(func() []host.Option { return []host.Option{host.Observe(watch())} })
+	// The tries wait for elections most of the time: more of them than processors go on side by side.
+	if f := flag.Lookup("test.parallel"); f != nil {
+		_ = f.Value.Set("8")
 	}
-	var opts []host.Option
-	// What etcdadm starts, and outlives it, is this program too; only etcdadm itself is killed.
-	if os.Args[1] != "supervise" && os.Args[1] != "snapshot-worker" {
-		opts = append(opts, host.Observe(watch()))
-	}
-	os.Exit(int(etcdadm.Main(os.Args[1:], etcdadm.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, opts...)))
+	os.Exit(m.Run())
 }
 
 // watch returns an observer that counts acts, writes them down, and dies before the one that it was told.
@@ -130,7 +119,7 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 			t.Parallel()
 			w := newWorld(t, mirror)
 			s.prepare(w)
-			if r := w.test.run(s.operation(w), killAt+"="+strconv.Itoa(n)); r.killed {
+			if r := w.test.run(s.operation(w), killAt+"="+strconv.Itoa(n)); r.Killed {
 				w.must(w.test.run(s.operation(w)))
 			} else {
 				w.must(r) // a shorter way than the undisturbed run took
@@ -143,7 +132,7 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 			}
 			third := w.must(w.test.run(s.operation(w)))
 			if third.Changed {
-				t.Errorf("the third run changed something: %+v", third.changes())
+				t.Errorf("the third run changed something: %+v", third.Changes())
 			}
 			w.end()
 		})
@@ -161,11 +150,7 @@ type world struct {
 	dir      string
 }
 
-// Each node has an address of its own in 127.84.0.0/16.
-var addresses atomic.Uint32
-
-// A second run on the same machine begins elsewhere.
-func init() { addresses.Store(uint32(os.Getpid() * 997 % 60_000)) } //nolint:gosec // a process id is not negative
+var network = process.NewNetwork(84)
 
 // slots bounds how many tries go on at the same time.
 var slots = make(chan struct{}, 4)
@@ -180,8 +165,7 @@ func newWorld(t *testing.T, mirror release.Mirror) *world {
 }
 
 func (w *world) node(name string) *node {
-	n := addresses.Add(1)
-	return &node{w: w, name: name, root: filepath.Join(w.dir, name), address: fmt.Sprintf("127.84.%d.%d", n/250, n%250+1)}
+	return &node{w: w, name: name, root: filepath.Join(w.dir, name), address: network.Address()}
 }
 
 func (w *world) end() {
@@ -196,10 +180,10 @@ func (w *world) end() {
 }
 
 // must wants a run to have succeeded.
-func (w *world) must(r result) result {
+func (w *world) must(r process.Result) process.Result {
 	w.t.Helper()
-	if r.killed || r.status != 0 || r.Failed {
-		w.t.Fatalf("etcdadm %s: exit status %d (killed: %t)\n%s%s", strings.Join(r.args, " "), r.status, r.killed, r.stdout, r.stderr)
+	if r.Killed || r.Status != 0 || r.Failed {
+		w.t.Fatal(r)
 	}
 	return r
 }
@@ -209,46 +193,12 @@ type node struct {
 	name, root, address string
 }
 
-// result is how a run ended, and its document.
-type result struct {
-	args           []string
-	status         int
-	killed         bool
-	stdout, stderr string
-	Changed        bool `json:"changed"`
-	Failed         bool `json:"failed"`
-	Steps          []struct {
-		Step, Status string
-		Diff         []struct{ What, Have, Want string }
-	} `json:"steps"`
-}
-
-func (r result) changes() []string {
-	var list []string
-	for _, s := range r.Steps {
-		if s.Status == "changed" {
-			list = append(list, fmt.Sprint(s.Step, s.Diff))
-		}
-	}
-	return list
-}
-
-func (n *node) run(args []string, env ...string) result {
+func (n *node) run(args []string, env ...string) process.Result {
 	n.w.t.Helper()
-	args = append(slices.Clone(args), "--root", n.root, "-o", "json", "--timeout", "2m")
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), append(env, asEtcdadm+"=1")...)
-	var out, problems strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &problems
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
+	r, err := process.Run(append(slices.Clone(args), "--root", n.root, "-o", "json", "--timeout", "2m"), env...)
+	if err != nil {
 		n.w.t.Fatal(err)
 	}
-	r := result{args: args, status: cmd.ProcessState.ExitCode(), stdout: out.String(), stderr: problems.String()}
-	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
-		r.killed = ws.Signaled() && ws.Signal() == syscall.SIGKILL
-	}
-	_ = json.Unmarshal([]byte(r.stdout), &r)
 	return r
 }
 
@@ -273,43 +223,13 @@ func (n *node) etcdctl(args ...string) string {
 // giveCA brings the CA to another node, as an operator does.
 func (n *node) giveCA(to *node) {
 	n.w.t.Helper()
-	for _, f := range []string{"ca.crt", "ca.key"} {
-		data, err := os.ReadFile(filepath.Join(n.root, "etc/etcd/pki", f))
-		if err == nil {
-			err = os.MkdirAll(filepath.Join(to.root, "etc/etcd/pki"), 0o755)
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(to.root, "etc/etcd/pki", f), data, 0o600)
-		}
-		if err != nil {
-			n.w.t.Fatal(err)
-		}
+	if err := process.GiveCA(n.root, to.root); err != nil {
+		n.w.t.Fatal(err)
 	}
 }
 
 // stop ends the processes of the node, and waits until they are gone.
-func (n *node) stop() {
-	data, err := os.ReadFile(filepath.Join(n.root, "run/etcdadm/supervisor"))
-	if err != nil {
-		return
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || !n.owns(pid) {
-		return
-	}
-	_ = syscall.Kill(pid, syscall.SIGKILL)
-	for range 500 {
-		if !n.owns(pid) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func (n *node) owns(pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(args), n.root)
-}
+func (n *node) stop() { _ = process.Down(n.root) }
 
 // random is what differs from try to try, and what stands in its place.
 var random = []struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,14 +11,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"etcdadm/pkg/host"
+	"etcdadm/test/process"
 )
 
 // world is the machines of one story.
@@ -34,15 +30,11 @@ type node struct {
 	remembered          *picture
 }
 
-var addresses atomic.Uint32
-
-// A second run on the same machine begins elsewhere.
-func init() { addresses.Store(uint32(os.Getpid() * 997 % 60_000)) } //nolint:gosec // a process id is not negative
+var network = process.NewNetwork(83)
 
 // newNode returns a node with an address of its own.
 func newNode(name, root string) *node {
-	i := addresses.Add(1)
-	return &node{name: name, address: fmt.Sprintf("127.83.%d.%d", i/250, i%250+1), root: root}
+	return &node{name: name, address: network.Address(), root: root}
 }
 
 // end stops whatever still runs of a story.
@@ -84,12 +76,7 @@ func addNodes(ts *testscript.TestScript, neg bool, names []string) {
 func giveCA(ts *testscript.TestScript, neg bool, args []string) {
 	nodes := named(ts, neg, args)
 	for _, to := range nodes[1:] {
-		ts.Check(os.MkdirAll(filepath.Join(to.root, "etc/etcd/pki"), 0o755))
-		for _, f := range []string{"ca.crt", "ca.key"} {
-			data, err := os.ReadFile(filepath.Join(nodes[0].root, "etc/etcd/pki", f))
-			ts.Check(err)
-			ts.Check(os.WriteFile(filepath.Join(to.root, "etc/etcd/pki", f), data, 0o600))
-		}
+		ts.Check(process.GiveCA(nodes[0].root, to.root))
 	}
 }
 
@@ -101,7 +88,7 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("no etcd runs on %s", n.name)
 		}
 		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
-		ts.Check(until("etcd to be another process", func() bool {
+		ts.Check(process.Until("etcd to be another process", func() bool {
 			now := n.etcd()
 			return now != 0 && now != pid
 		}))
@@ -121,54 +108,8 @@ func lose(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// down kills the supervisor of the node, with which etcd dies, and waits until both are gone.
-func (n *node) down() error {
-	supervisor, etcd := n.supervisor(), n.etcd()
-	if supervisor == 0 {
-		return nil
-	}
-	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
-	}
-	return until("etcd to end", func() bool { return n.supervisor() != supervisor && !n.owns(etcd) })
-}
-
-// supervisor returns the process id of the node's supervisor, 0 when there is none.
-func (n *node) supervisor() int {
-	data, err := os.ReadFile(filepath.Join(n.root, "run/etcdadm/supervisor"))
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || !n.owns(pid) {
-		return 0
-	}
-	return pid
-}
-
-// etcd returns the process id of the node's etcd, 0 when there is none.
-func (n *node) etcd() int {
-	supervisor := n.supervisor()
-	if supervisor == 0 {
-		return 0
-	}
-	all, err := host.New("/", host.ReadOnly()).Processes()
-	if err != nil {
-		return 0
-	}
-	for _, p := range all {
-		if p.PPID == supervisor && p.State != 'Z' {
-			return p.PID
-		}
-	}
-	return 0
-}
-
-// owns tells whether a process works on the node: a file that names one may be old.
-func (n *node) owns(pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && pid != 0 && strings.Contains(string(args), n.root)
-}
+func (n *node) down() error { return process.Down(n.root) }
+func (n *node) etcd() int   { return process.Etcd(n.root) }
 
 var started = regexp.MustCompile(`"msg":"starting an etcd server"`)
 
@@ -184,7 +125,7 @@ func starts(ts *testscript.TestScript, neg bool, args []string) {
 // said waits until a file holds text.
 func said(ts *testscript.TestScript, neg bool, args []string) {
 	re := regexp.MustCompile(args[1])
-	ts.Check(until(args[1], func() bool {
+	ts.Check(process.Until(args[1], func() bool {
 		data, err := os.ReadFile(ts.MkAbs(args[0]))
 		return err == nil && re.Match(data)
 	}))
@@ -239,15 +180,4 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%q is no kind of damage", args[0])
 	}
 	ts.Check(os.WriteFile(file, data, 0o600))
-}
-
-// until waits for a state that has to come.
-func until(what string, holds func() bool) error {
-	for range 3000 {
-		if holds() {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return fmt.Errorf("waited for %s in vain", what)
 }

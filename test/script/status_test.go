@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"etcdadm/pkg/host"
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -93,7 +94,7 @@ func TestExitStatuses(t *testing.T) {
 			return nil
 		}, during: func(p *os.Process) {
 			// It has its lock, so it has begun; what it waits for never comes.
-			if err := until("the lock", func() bool { b, err := os.ReadFile(lock); return err == nil && len(b) > 0 }); err != nil {
+			if err := process.Until("the lock", func() bool { b, err := os.ReadFile(lock); return err == nil && len(b) > 0 }); err != nil {
 				t.Error(err)
 			}
 			_ = p.Signal(os.Interrupt)

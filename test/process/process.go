@@ -1,0 +1,113 @@
+// Package process is what tests know of nodes under --init-system process: each is a directory (--root) with an address
+// of its own, and etcd runs there below a supervisor.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"etcdadm/pkg/host"
+)
+
+// Network hands out the addresses of 127.<Second>.0.0/16, each once.
+type Network struct {
+	Second byte
+	last   atomic.Uint32
+}
+
+// NewNetwork returns a network for the nodes of one package. A second run on the same machine begins elsewhere in it.
+func NewNetwork(second byte) *Network {
+	n := &Network{Second: second}
+	n.last.Store(uint32(os.Getpid() * 997 % 60_000)) //nolint:gosec // a process id is not negative
+	return n
+}
+
+// Address returns an address that nobody has got yet.
+func (n *Network) Address() string {
+	i := n.last.Add(1)
+	return fmt.Sprintf("127.%d.%d.%d", n.Second, i/250, i%250+1)
+}
+
+// Supervisor returns the process id of the supervisor of the node at root, 0 when there is none.
+func Supervisor(root string) int {
+	data, err := os.ReadFile(filepath.Join(root, "run/etcdadm/supervisor"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || !Owns(root, pid) {
+		return 0
+	}
+	return pid
+}
+
+// Etcd returns the process id of the etcd of the node at root, 0 when there is none.
+func Etcd(root string) int {
+	supervisor := Supervisor(root)
+	if supervisor == 0 {
+		return 0
+	}
+	all, err := host.New("/", host.ReadOnly()).Processes()
+	if err != nil {
+		return 0
+	}
+	for _, p := range all {
+		if p.PPID == supervisor && p.State != 'Z' {
+			return p.PID
+		}
+	}
+	return 0
+}
+
+// Owns tells whether a process works on the node at root: a file that names one may be old.
+func Owns(root string, pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && pid != 0 && strings.Contains(string(args), root)
+}
+
+// Down kills the supervisor of the node at root, with which etcd dies, and waits until both are gone.
+func Down(root string) error {
+	supervisor, etcd := Supervisor(root), Etcd(root)
+	if supervisor == 0 {
+		return nil
+	}
+	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return Until("etcd to end", func() bool { return Supervisor(root) != supervisor && !Owns(root, etcd) })
+}
+
+// GiveCA brings the CA of one node to another, as an operator does.
+func GiveCA(from, to string) error {
+	if err := os.MkdirAll(filepath.Join(to, "etc/etcd/pki"), 0o755); err != nil {
+		return err
+	}
+	for _, f := range []string{"ca.crt", "ca.key"} {
+		data, err := os.ReadFile(filepath.Join(from, "etc/etcd/pki", f))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, "etc/etcd/pki", f), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Until waits for a state that has to come.
+func Until(what string, holds func() bool) error {
+	for range 6000 {
+		if holds() {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("waited for %s in vain", what)
+}
