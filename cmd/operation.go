@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"etcdadm/constants"
+	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
@@ -86,6 +87,12 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	for _, r := range o.risks {
 		if !slices.Contains(o.knownRisks(), r) {
 			return errs.New(errs.Usage, "--accept-risk: %q is not a risk of %s", r, o.name).Hint("the risks are: %s", strings.Join(o.knownRisks(), ", "))
+		}
+	}
+	for _, name := range o.ignore {
+		if known := append([]string{"all"}, lifecycle.CheckNames...); !slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, name) }) {
+			return errs.New(errs.Usage, "--ignore-preflight-errors: there is no check %q%s", name, api.DidYouMean(name, known, "%s")).
+				Hint("the checks are %s; all stands for every one", strings.Join(lifecycle.CheckNames, ", "))
 		}
 	}
 	var opts []host.Option

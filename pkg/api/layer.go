@@ -79,7 +79,7 @@ func Environment(environ []string, others ...string) (Layer, error) {
 		}
 		i := slices.IndexFunc(Settings, func(s Setting) bool { return s.Env == name })
 		if i < 0 {
-			e := errs.New(errs.Usage, "unknown environment variable %s%s", name, didYouMean(name, append(known, others...), "%s"))
+			e := errs.New(errs.Usage, "unknown environment variable %s%s", name, DidYouMean(name, append(known, others...), "%s"))
 			return Layer{}, e.Hint("unset %s", name)
 		}
 		if value == "" {
@@ -92,8 +92,8 @@ func Environment(environ []string, others ...string) (Layer, error) {
 	return l, nil
 }
 
-// didYouMean returns "; did you mean X?" with the nearest known word, or "" when none is near.
-func didYouMean(word string, known []string, format string) string {
+// DidYouMean returns "; did you mean X?" with the nearest known word in the given format, or "" when none is near.
+func DidYouMean(word string, known []string, format string) string {
 	best, least := "", 1+len(word)/3
 	for _, k := range known {
 		if d := distance(strings.ToLower(word), strings.ToLower(k)); d <= least && (best == "" || d < least) {

@@ -182,7 +182,7 @@ func (r reader) setting(e entry) error {
 		for _, s := range Settings {
 			known = append(known, s.Key)
 		}
-		return r.fail(e.line, "unknown key %q%s", e.key, didYouMean(e.key, known, "%q")).
+		return r.fail(e.line, "unknown key %q%s", e.key, DidYouMean(e.key, known, "%q")).
 			Hint("the keys are %s", strings.Join(known, ", "))
 	}
 	values, err := r.values(s, e)

@@ -93,7 +93,7 @@ func (v *judge) warn(field, reason, hint string) {
 
 func (v *judge) oneOf(field, value string, known []string) {
 	if !slices.Contains(known, value) {
-		v.add(field, fmt.Sprintf("%q is unknown%s", value, didYouMean(value, known, "%s")), "the known ones are %s", strings.Join(known, ", "))
+		v.add(field, fmt.Sprintf("%q is unknown%s", value, DidYouMean(value, known, "%s")), "the known ones are %s", strings.Join(known, ", "))
 	}
 }
 
@@ -227,7 +227,7 @@ func (v *judge) cipherSuites(c Config) {
 			v.add(field, name+" belongs to TLS 1.3, whose suites cannot be chosen", "leave it out")
 		default:
 			known = false
-			v.add(field, fmt.Sprintf("%q is unknown%s", name, didYouMean(name, names, "%s")), "the known ones are %s", strings.Join(names, ", "))
+			v.add(field, fmt.Sprintf("%q is unknown%s", name, DidYouMean(name, names, "%s")), "the known ones are %s", strings.Join(names, ", "))
 		}
 	}
 	if len(c.CipherSuites) > 0 && known && !fits {

@@ -18,7 +18,14 @@ import (
 	"etcdadm/service"
 )
 
-// check is a step of a phase of checks. The last part of its name is what --ignore-preflight-errors takes.
+// CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
+var CheckNames = []string{
+	"Address", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMoved", "DatabaseSpace",
+	"DiskLatency", "Firewall", "ForeignUnit", "FreeSpace", "MemberName", "Name", "OneAddress", "OpenFiles", "OtherMembers", "Ports", "Proxy",
+	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
+}
+
+// check is a step of a phase of checks. The last part of its name is in CheckNames, and what --ignore-preflight-errors takes.
 func check(phase, name, short string, want converge.Checker) converge.Step {
 	return once(phase+"/"+name, short, want)
 }

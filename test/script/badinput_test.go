@@ -29,6 +29,7 @@ var badFlags = map[string][]struct{ value, reason string }{
 	"data-dir":                  {{"data", `dataDir: "data" is not an absolute path`}, {"/var/lib", "/var/lib belongs to the system"}, {"/", "is the root directory"}},
 	"disk-priorities":           {{"Nice", `diskPriorities: "Nice" is not one line`}},
 	"download-connect-timeout":  {{"soon", `"soon" is not a duration`}, {"-1s", "-1s is not a positive duration"}},
+	"ignore-preflight-errors":   {{"Prots", `there is no check "Prots"; did you mean Ports\?`}, {"Ports,nonsense", `there is no check "nonsense"$`}},
 	"image-repository":          {{"gcr.io/etcd:v3.6.16", "imageRepository"}},
 	"init-system":               {{"openrc", `initSystem: "openrc" is unknown`}},
 	"install-dir":               {{"bin", `installDir: "bin" is not an absolute path`}, {"/opt/../bin", "not in its shortest form"}},
@@ -49,8 +50,8 @@ var badFlags = map[string][]struct{ value, reason string }{
 	"version":                   {{"three", `version: "three" is not a version`}, {"3.6", `"3.6" is not a version`}, {"3.6.x", "is not a version"}},
 }
 
-// anyFlags take whatever they are given: names of checks that do not exist ignore nothing.
-var anyFlags = []string{"ignore-preflight-errors", "help"}
+// anyFlags take whatever they are given.
+var anyFlags = []string{"help"}
 
 // goodArgs are arguments that a command takes, by the first word of its usage behind its name.
 var goodArgs = map[string]string{"URL[,URL...]": "https://127.83.255.250:2379", "FILE": "/nowhere/backup.db"}
