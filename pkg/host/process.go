@@ -207,9 +207,12 @@ func (h *Host) Lock(path string) (release func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(real, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(real, os.O_RDWR|os.O_CREATE, lockMode)
 	if err != nil {
 		return nil, err
+	}
+	if err := f.Chmod(lockMode); err != nil { // one of an older etcdadm, or of somebody's umask
+		return nil, errors.Join(err, f.Close())
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 40; i++ {

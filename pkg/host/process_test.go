@@ -97,6 +97,22 @@ func TestLockAcrossProcesses(t *testing.T) {
 	}
 }
 
+// Whoever can open the file can lock it, and keep every etcdadm from its work.
+func TestLocksAreForTheirUserAlone(t *testing.T) {
+	h := host.New(t.TempDir())
+	must(t, h.WriteFile("/run/old", nil, 0o666))
+	for _, path := range []string{"/run/old", "/run/new"} {
+		release, err := h.Lock(path)
+		must(t, err)
+		info, err := h.Stat(path)
+		must(t, err)
+		if got := info.Mode().Perm(); got != 0o600 {
+			t.Errorf("%s has mode %o", path, got)
+		}
+		release()
+	}
+}
+
 // The id of a holder that was killed stays in the file; it must not be taken for the next one's.
 func TestLockedByOverlooksTheDead(t *testing.T) {
 	root := t.TempDir()
