@@ -108,7 +108,11 @@ func (p *process) supervisor() (int, error) {
 	var pid int
 	for range 20 {
 		var err error
-		if pid, err = p.host.LockedBy(constants.SupervisorFile); err != nil || pid == 0 {
+		pid, err = p.host.LockedBy(constants.SupervisorFile)
+		switch {
+		case err == nil && pid == 0, errors.Is(err, fs.ErrPermission):
+			return p.unlocked()
+		case err != nil:
 			return 0, err
 		}
 		if args, err := p.host.Args(pid); err == nil && slices.Contains(args, superviseCommand) {
@@ -117,6 +121,25 @@ func (p *process) supervisor() (int, error) {
 		time.Sleep(lookAgain)
 	}
 	return 0, fmt.Errorf("%s is locked by process %d, which is no supervisor of etcd", constants.SupervisorFile, pid)
+}
+
+// unlocked finds the supervisor by its command line. The lock file is not for every user to read, and somebody may have
+// deleted it under the supervisor: a second etcd on the same data must not be started for that.
+func (p *process) unlocked() (int, error) {
+	all, err := p.host.Processes()
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range all {
+		args, err := p.host.Args(c.PID)
+		if err != nil || len(args) < 4 || args[1] != superviseCommand || args[2] != "--root" {
+			continue
+		}
+		if p.host.SharesRoot(c.PID, args[3]) {
+			return c.PID, nil
+		}
+	}
+	return 0, nil
 }
 
 // status is what the supervisor last told.

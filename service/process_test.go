@@ -296,6 +296,33 @@ func TestEtcdDiesWithItsSupervisor(t *testing.T) {
 	n.running("one")
 }
 
+// Somebody clears /run: no second etcd is started on the same data, and the first one can be stopped.
+func TestASupervisorWhoseFilesAreLostIsFound(t *testing.T) {
+	n := newNode(t)
+	n.env("one")
+	before := n.running("one")
+	v, err := n.look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.host.RemoveAll(constants.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.state(); got.PID != before.PID || !got.Running {
+		t.Fatalf("etcd is process %d (%t), and was %d", got.PID, got.Running, before.PID)
+	}
+	if got := gapOf(t, n.Running("one")); got != "" {
+		t.Errorf("gap %s", got)
+	}
+	if got := gapOf(t, newNode(t).Stopped()); got != "" {
+		t.Errorf("a node of another root takes it for its own: %s", got)
+	}
+	hold(t, n.Stopped())
+	if !n.gone(v.supervisor) || !n.gone(v.etcd) {
+		t.Error("etcd was not stopped")
+	}
+}
+
 func TestCrashesAreSurvived(t *testing.T) {
 	n := newNode(t)
 	n.env("one", KV{"FAKE", "settle"})

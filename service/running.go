@@ -108,7 +108,7 @@ func (p *process) start() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.host.Detach(host.Command{Path: self, Args: []string{
+	return p.host.Detach(host.Command{Path: self, Args: []string{ // as unlocked looks for it
 		superviseCommand, "--root", p.host.Root(), "--install-dir", p.installDir, "--data-dir", p.dataDir,
 	}}, constants.LogFile)
 }

@@ -200,6 +200,23 @@ func (h *Host) Args(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
 }
 
+// SharesRoot tells whether a directory, as a process sees it, is the root of this host. A container has one of its own
+// under the same name. Where we may not look through the eyes of the process, the name decides.
+func (h *Host) SharesRoot(pid int, root string) bool {
+	ours, err := os.Stat(h.root)
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(filepath.Join(fmt.Sprintf("/proc/%d/root", pid), root))
+	if errors.Is(err, fs.ErrPermission) {
+		theirs, err = os.Stat(root)
+	}
+	return err == nil && os.SameFile(ours, theirs)
+}
+
+// lockMode is that of a lock file: whoever may open one can lock it, and with it everybody else out.
+const lockMode = 0o600
+
 // Lock takes a lock file for this process, and fails within a moment (status 4) when another process holds it. The kernel
 // frees it when we die; release frees it earlier. A lock is no act: it leaves nothing that counts.
 func (h *Host) Lock(path string) (release func(), err error) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -35,17 +34,20 @@ func (n *Network) Address() string {
 	return fmt.Sprintf("127.%d.%d.%d", n.Second, i/250, i%250+1)
 }
 
-// Supervisor returns the process id of the supervisor of the node at root, 0 when there is none.
+// Supervisor returns the process id of the supervisor of the node at root, 0 when there is none. A test may have deleted
+// the file that names it.
 func Supervisor(root string) int {
-	data, err := os.ReadFile(filepath.Join(root, "run/etcdadm/supervisor"))
+	h := host.New("/", host.ReadOnly())
+	all, err := h.Processes()
 	if err != nil {
 		return 0
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || !Owns(root, pid) {
-		return 0
+	for _, p := range all {
+		if args, err := h.Args(p.PID); err == nil && len(args) > 3 && args[1] == "supervise" && args[3] == root {
+			return p.PID
+		}
 	}
-	return pid
+	return 0
 }
 
 // Etcd returns the process id of the etcd of the node at root, 0 when there is none.
