@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -87,10 +88,22 @@ func (a Archive) Apply(ctx context.Context) error {
 		return e.Hint("put the whole archive there, or remove it and let this node reach the release server")
 	}
 	if errs.StatusOf(err) != errs.Verification && errs.StatusOf(err) != errs.Usage {
-		return errs.New(errs.StatusOf(err), "%w", err).
+		e := errs.New(errs.StatusOf(err), "%w", err).
 			Hint("name another source with --release-url URL, or put the archive at %s", a.CachePath())
+		if cached, cerr := CachedVersions(a.Host, a.Arch); cerr == nil && len(cached) > 0 {
+			e = e.Hint("or take what is in the cache, with --version: %s", join(cached))
+		}
+		return e
 	}
 	return err
+}
+
+func join(versions []version.Etcd) string {
+	var list []string
+	for _, v := range versions {
+		list = append(list, v.String())
+	}
+	return strings.Join(list, ", ")
 }
 
 func (a Archive) fetch(ctx context.Context) error {
@@ -125,6 +138,30 @@ func (a Archive) fetch(ctx context.Context) error {
 		if errs.StatusOf(err) == errs.Precondition { // the fault is on this side
 			break
 		}
+	}
+	return worst(failures)
+}
+
+// Available tells, by a nil error, that a release server has the archive. It takes no longer than it may to connect to one.
+func (s Source) Available(ctx context.Context) error {
+	urls, err := s.urls()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.connect(), &limit{"no answer within", s.connect()})
+	defer cancel()
+	failures := make([]error, len(urls))
+	var asked sync.WaitGroup
+	for i, u := range urls {
+		asked.Go(func() {
+			if failures[i] = (Archive{s}).probe(ctx, u); failures[i] == nil {
+				cancel() // the others need not be waited for
+			}
+		})
+	}
+	asked.Wait()
+	if slices.Contains(failures, nil) {
+		return nil
 	}
 	return worst(failures)
 }

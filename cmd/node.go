@@ -145,6 +145,9 @@ func (a *app) configuration(h *host.Host, command string, layers ...api.Layer) (
 	return c, origins, api.Verdict(problems)
 }
 
+// versionKey is the key of the setting that stays open until a release is installed.
+const versionKey = "version"
+
 // node returns the node that a command works on.
 func (a *app) node(command string, given settings, opts ...host.Option) (*lifecycle.Node, error) {
 	h := host.New(a.root, append(slices.Clone(a.hostOptions), opts...)...)
@@ -160,7 +163,7 @@ func (a *app) node(command string, given settings, opts ...host.Option) (*lifecy
 	if layers[0].Origin == api.FromStored {
 		n.StoredDataDir = layers[0].Config.DataDir
 	}
-	for _, found := range []string{"name", "bindAddress"} {
+	for _, found := range []string{"name", "bindAddress", versionKey} {
 		if origins[found] == api.FromDefault {
 			n.Transient = append(n.Transient, found)
 		}

@@ -109,6 +109,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	}
 	node.AcceptUnverified = slices.Contains(o.risks, lifecycle.RiskUnverifiedDownload)
 	phases := p(node)
+	open := slices.Contains(node.Transient, versionKey)
 	if len(only) > 0 {
 		phases, err = converge.Only(phases, only...)
 	} else {
@@ -117,6 +118,11 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	}
 	if err != nil {
 		return errs.New(errs.Usage, "--skip-phases: %w", err)
+	}
+	if open && o.brings(phases) {
+		if err := o.chooseVersion(ctx, node); err != nil {
+			return err
+		}
 	}
 	if !o.dryRun {
 		release, err := node.Host.Lock(constants.LockFile)
@@ -139,6 +145,22 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	result := converge.Run(ctx, phases, converge.Options{DryRun: o.dryRun, Ignore: o.ignore, Events: o.console.Event})
 	o.console.Close()
 	return o.finish(node, result)
+}
+
+// brings tells whether the phases install a release. In a reset the phase of that name is about its absence.
+func (o *operation) brings(phases []converge.Phase) bool {
+	return slices.Contains(risks[lifecycle.RiskUnverifiedDownload], o.name) &&
+		slices.ContainsFunc(phases, func(p converge.Phase) bool { return p.Name == lifecycle.PhaseInstall })
+}
+
+// chooseVersion settles the version that nobody named.
+func (o *operation) chooseVersion(ctx context.Context, n *lifecycle.Node) error {
+	told, err := n.ChooseVersion(ctx)
+	if told != "" {
+		o.console.Warn(told)
+	}
+	n.Transient = slices.DeleteFunc(n.Transient, func(key string) bool { return key == versionKey })
+	return err
 }
 
 // finish writes the result to stdout and turns it into an exit status.

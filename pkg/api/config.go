@@ -72,7 +72,6 @@ func (d *Duration) UnmarshalText(b []byte) (err error) {
 type Facts struct {
 	Hostname string
 	Address  netip.Addr // the address that other members reach
-	Version  string     // of the release to use when none is asked for; "": constants.DefaultVersion
 	WorkDir  string     // what a relative path is relative to
 }
 
@@ -86,7 +85,7 @@ func Default(c *Config, f Facts) {
 	c.APIVersion = cmp.Or(c.APIVersion, constants.ConfigAPIVersion)
 	c.Kind = cmp.Or(c.Kind, constants.ConfigKind)
 	c.Name = cmp.Or(c.Name, f.Hostname)
-	c.Version = strings.TrimPrefix(cmp.Or(c.Version, f.Version, constants.DefaultVersion), "v")
+	c.Version = strings.TrimPrefix(cmp.Or(c.Version, constants.DefaultVersion), "v")
 	c.InstallDir = trimSlash(cmp.Or(c.InstallDir, constants.DefaultInstallDir))
 	c.CertsDir = trimSlash(cmp.Or(c.CertsDir, constants.DefaultCertsDir))
 	c.DataDir = trimSlash(cmp.Or(c.DataDir, constants.DefaultDataDir))

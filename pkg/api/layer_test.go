@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/errs"
 )
 
@@ -122,7 +123,7 @@ func TestFlagsOfCallers(t *testing.T) {
 
 func TestDefault(t *testing.T) {
 	c := Config{Version: "v3.5.8-eks-1-26-16", InstallDir: "/opt/bin/", DataDir: "/", BindAddress: "FD00:0::1", KubeletPodManifestPath: "manifests"}
-	Default(&c, Facts{Hostname: "h", Address: netip.MustParseAddr("10.0.0.1"), Version: "3.5.9", WorkDir: "/srv"})
+	Default(&c, Facts{Hostname: "h", Address: netip.MustParseAddr("10.0.0.1"), WorkDir: "/srv"})
 	if c.Version != "3.5.8-eks-1-26-16" || c.InstallDir != "/opt/bin" || c.DataDir != "/" || c.BindAddress != "fd00::1" || c.KubeletPodManifestPath != "/srv/manifests" || c.Name != "h" {
 		t.Errorf("%+v", c)
 	}
@@ -130,8 +131,8 @@ func TestDefault(t *testing.T) {
 		t.Error(got)
 	}
 	var d Config
-	Default(&d, Facts{Version: "3.5.9"})
-	if d.Version != "3.5.9" || d.BindAddress != "" {
+	Default(&d, Facts{})
+	if d.Version != constants.DefaultVersion || d.BindAddress != "" {
 		t.Errorf("%+v", d)
 	}
 }

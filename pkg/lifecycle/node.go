@@ -8,6 +8,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -62,7 +63,8 @@ type Node struct {
 	StoredDataDir string
 
 	// Transient are the keys of settings that are not stored: what was found on this machine, when only a part of an
-	// operation runs. It may be that an image is made here of which other machines are copies.
+	// operation runs. It may be that an image is made here of which other machines are copies. Nor is a version stored
+	// that nobody named, before a release is installed.
 	Transient []string
 
 	// Member and Next are for the report: who this node is at the end, and what its operator may do next.
@@ -103,6 +105,26 @@ func (n *Node) source() binary.Source {
 
 func (n *Node) installed() binary.Installed {
 	return binary.Installed{Source: n.source(), InstallDir: n.Config.InstallDir}
+}
+
+// ChooseVersion settles which release is installed where nobody named a version: the default one, unless no server has it
+// for us and the cache holds exactly one other. Then it returns what to tell the user of that; "" otherwise.
+func (n *Node) ChooseVersion(ctx context.Context) (string, error) {
+	cached, err := binary.CachedVersions(n.Host, n.source().Arch)
+	if err != nil || len(cached) != 1 || cached[0] == n.version() {
+		return "", err
+	}
+	if d, err := n.installed().Check(ctx); err == nil && len(d) == 0 {
+		return "", nil
+	}
+	problem := n.source().Available(ctx)
+	if problem == nil || ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	told := fmt.Sprintf("etcd %s is installed, the only release in the cache: no --version was given, and %s cannot be had (%s)",
+		cached[0], n.version(), problem)
+	n.Config.Version = cached[0].String()
+	return told, nil
 }
 
 // backend is how etcd is kept running here.
