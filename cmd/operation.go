@@ -179,6 +179,8 @@ func (o *operation) finish(node *lifecycle.Node, r *converge.Result) error {
 		return r.Err
 	case o.detailed && r.Changed:
 		return silent(2)
+	case o.detailed && r.Unknown():
+		return errs.New(errs.Precondition, "this user may not look at everything, so it is not known whether something would change").Hint("run it as root")
 	}
 	return nil
 }

@@ -107,9 +107,6 @@ func (f BootstrapFile) Check(ctx context.Context) (converge.Diff, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return gap("absent"), nil
-	case errors.Is(err, fs.ErrPermission):
-		converge.Warnf(ctx, "%v; run as root to compare it", err)
-		return nil, nil
 	case err != nil:
 		return nil, err
 	}

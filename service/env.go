@@ -3,9 +3,7 @@ package service
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -117,7 +115,7 @@ func (e EnvFile) file() file.File {
 
 // Check compares the file. A change names the variables that differ, without their values.
 func (e EnvFile) Check(ctx context.Context) (converge.Diff, error) {
-	d, err := readable(ctx, e.file())
+	d, err := e.file().Check(ctx)
 	if err != nil || len(d) == 0 {
 		return d, err
 	}
@@ -153,14 +151,4 @@ func differing(have, want []KV) []string {
 		}
 	}
 	return keys
-}
-
-// readable checks a resource; what an ordinary user may not read is said, and not taken for drift.
-func readable(ctx context.Context, c converge.Checker) (converge.Diff, error) {
-	d, err := c.Check(ctx)
-	if errors.Is(err, fs.ErrPermission) {
-		converge.Warnf(ctx, "%v; run as root to compare it", err)
-		return nil, nil
-	}
-	return d, err
 }

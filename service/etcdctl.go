@@ -71,13 +71,11 @@ func (e EtcdctlEnv) file() (file.File, error) {
 
 // Check compares the lines that are ours.
 func (e EtcdctlEnv) Check(ctx context.Context) (converge.Diff, error) {
-	return readable(ctx, converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
-		f, err := e.file()
-		if err != nil {
-			return nil, err
-		}
-		return f.Check(ctx)
-	}))
+	f, err := e.file()
+	if err != nil {
+		return nil, err
+	}
+	return f.Check(ctx)
 }
 
 // Apply replaces the file whole, the user's lines included.

@@ -70,7 +70,7 @@ func (r running) Check(ctx context.Context) (converge.Diff, error) {
 	case v.etcd == 0:
 		return gap("between two starts", "running")
 	case v.unreadable != nil:
-		converge.Warnf(ctx, "%v; run as root to see whether etcd has to be restarted", v.unreadable)
+		return nil, fmt.Errorf("whether etcd has to be restarted: %w", v.unreadable)
 	case v.digest != r.digest:
 		return gap("running with other settings", "restarted")
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os/exec"
 	"strings"
@@ -65,8 +66,7 @@ func (r unitRunning) due(ctx context.Context, pid int, u shown) (string, error) 
 	env, err := r.host.Environ(pid)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		converge.Warnf(ctx, "%v; run as root to see whether etcd has to be restarted", err)
-		return "", nil
+		return "", fmt.Errorf("whether etcd has to be restarted: %w", err)
 	case err != nil: // it ended meanwhile
 		return "not running", nil //nolint:nilerr // that is the gap
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +76,35 @@ func TestDryRunActsOnNothing(t *testing.T) {
 		if s.Status != converge.Pending {
 			t.Errorf("%s is %s, want pending", s.Step, s.Status)
 		}
+	}
+}
+
+// Whoever may not look at everything is told so, and what else there is to do. Nobody's guess is in it.
+func TestDryRunSaysWhatItMayNotLookAt(t *testing.T) {
+	secret := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		return nil, fmt.Errorf("open peer.key: %w", fs.ErrPermission)
+	})
+	list := []converge.Phase{
+		{Name: "hidden", Steps: func(ctx context.Context) ([]converge.Step, error) { _, err := secret.Check(ctx); return nil, err }},
+		{Name: "p", Steps: func(context.Context) ([]converge.Step, error) {
+			return []converge.Step{{Name: "p/hidden", Want: secret}, {Name: "p/a", Want: &switchable{}}}, nil
+		}},
+	}
+	r := converge.Run(context.Background(), list, converge.Options{DryRun: true})
+	var got []string
+	for _, s := range r.Steps {
+		got = append(got, s.Step+" "+string(s.Status)+" "+s.Reason)
+	}
+	want := []string{
+		"hidden unknown open peer.key: permission denied",
+		"p/hidden unknown open peer.key: permission denied",
+		"p/a pending ",
+	}
+	if !slices.Equal(got, want) || r.Err != nil || !r.Unknown() || len(r.Warnings) != 1 {
+		t.Errorf("steps %q, err %v, unknown %t, warnings %q", got, r.Err, r.Unknown(), r.Warnings)
+	}
+	if r := converge.Run(context.Background(), list, converge.Options{}); !errors.Is(r.Err, fs.ErrPermission) || r.Unknown() {
+		t.Errorf("not a dry run: err %v, unknown %t", r.Err, r.Unknown())
 	}
 }
 

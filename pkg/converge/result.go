@@ -1,6 +1,9 @@
 package converge
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Status is the outcome of a step.
 type Status string
@@ -10,16 +13,18 @@ const (
 	InSync  Status = "ok"      // it held already, or came to hold
 	Changed Status = "changed" // there was a gap, and it is closed
 	Pending Status = "pending" // a dry run: there is a gap
+	Unknown Status = "unknown" // a dry run: this user may not look at it
 	Warned  Status = "warning" // it does not hold, and that is not fatal
 	Failed  Status = "failed"
 )
 
-// StepResult is what became of one step.
+// StepResult is what became of one step. A phase whose steps nobody can tell has one, which bears its name.
 type StepResult struct {
 	Phase   string  `json:"phase" yaml:"phase"`
 	Step    string  `json:"step" yaml:"step"`
 	Status  Status  `json:"status" yaml:"status"`
 	Diff    Diff    `json:"diff,omitempty" yaml:"diff,omitempty"`
+	Reason  string  `json:"reason,omitempty" yaml:"reason,omitempty"` // why it is unknown
 	Seconds float64 `json:"seconds" yaml:"seconds"`
 }
 
@@ -31,6 +36,11 @@ type Result struct {
 	Warnings   []string
 	FailedStep string // the name of the step that failed first
 	Err        error  // nil: every step holds
+}
+
+// Unknown tells whether a dry run could not look at something.
+func (r *Result) Unknown() bool {
+	return slices.ContainsFunc(r.Steps, func(s StepResult) bool { return s.Status == Unknown })
 }
 
 // Kind tells what an Event is about.

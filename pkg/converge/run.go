@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,11 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return interrupted(ctx, "the phase "+p.Name)
+	case r.hidden(err):
+		out := r.unknown(err)
+		out.Phase, out.Step = p.Name, p.Name
+		r.result.Steps = append(r.result.Steps, out)
+		return nil
 	case err != nil:
 		return err
 	}
@@ -132,6 +138,9 @@ func (r *runner) step(ctx context.Context, s Step) (StepResult, error) {
 		defer cancel()
 	}
 	diff, err := s.Want.Check(ctx)
+	if r.hidden(err) {
+		return r.unknown(err), nil
+	}
 	if err != nil {
 		if resource(s.Want) || s.Within == 0 || r.DryRun || errors.As(err, new(*errs.Error)) {
 			return StepResult{Status: Failed}, explain(whole, ctx, s, diff, err)
@@ -160,6 +169,15 @@ func (r *runner) step(ctx context.Context, s Step) (StepResult, error) {
 	}
 	r.result.Changed = true
 	return StepResult{Status: Changed, Diff: diff}, nil
+}
+
+// hidden tells whether an error is of something that this user may not look at. A dry run needs no root: it says so, and
+// goes on.
+func (r *runner) hidden(err error) bool { return r.DryRun && errors.Is(err, fs.ErrPermission) }
+
+func (r *runner) unknown(err error) StepResult {
+	r.warn(fmt.Sprintf("%v; run as root to see it", err))
+	return StepResult{Status: Unknown, Reason: err.Error()}
 }
 
 // await waits for a plain Checker to hold.

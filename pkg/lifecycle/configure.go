@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"path"
@@ -8,6 +9,7 @@ import (
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
 	"etcdadm/pkg/file"
 	"etcdadm/pkg/snapshot"
 	"etcdadm/service"
@@ -34,9 +36,14 @@ func (n *Node) configure(b service.Bootstrap, quota int64, marker bool) ([]conve
 		steps = append(steps, once("configure/"+path.Base(f.Path), path.Base(f.Path), f))
 	}
 	steps = append(steps, once("configure/data-dir", "data directory", file.Dir{Host: n.Host, Path: n.Config.DataDir, Mode: 0o700, Owner: n.owner()}))
-	if bootstrapped(state) {
+	switch {
+	case state.Kind == snapshot.Unreadable:
+		steps = append(steps, once("configure/bootstrap", "settings of the first start", converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+			return nil, errs.New(errs.Precondition, "%s is not readable for this user: %w", n.Config.DataDir, fs.ErrPermission).Hint("run this command as root")
+		})))
+	case bootstrapped(state):
 		steps = append(steps, once("configure/bootstrap", "nothing of the first start", file.Absent{Host: n.Host, Paths: []string{constants.BootstrapFile}}))
-	} else {
+	default:
 		steps = append(steps, once("configure/bootstrap", "settings of the first start", service.BootstrapFile{Host: n.Host, Want: b}))
 	}
 	env, err := n.envFile(quota, marker)

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 
 	"etcdadm/constants"
@@ -44,7 +46,7 @@ func (n *Node) local(want func(*etcd.Cluster) converge.Checker) converge.Checker
 	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 		c, err := n.cluster(n.Config.ClientURL())
 		if err != nil {
-			if n.Host.ReadOnly() {
+			if n.Host.ReadOnly() && !errors.Is(err, fs.ErrPermission) {
 				return gap("etcd", "not set up", "serving"), nil
 			}
 			return nil, err

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -28,14 +29,14 @@ func (n *Node) peersOf(o JoinOptions) ([]string, error) {
 	return endpoints, nil
 }
 
-// joining returns the cluster to join; nil in a dry run on a node that has nothing to ask with.
+// joining returns the cluster to join; nil in a dry run on a node that has nothing to ask with yet.
 func (n *Node) joining(o JoinOptions) (*etcd.Cluster, error) {
 	endpoints, err := n.peersOf(o)
 	if err != nil {
 		return nil, err
 	}
 	c, err := n.cluster(endpoints...)
-	if err != nil && n.Host.ReadOnly() {
+	if err != nil && n.Host.ReadOnly() && !errors.Is(err, fs.ErrPermission) {
 		return nil, nil
 	}
 	return c, err

@@ -2,10 +2,8 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -221,7 +219,7 @@ func (n *Node) describeDrift(ctx context.Context, s *Status) error {
 			s.Drift = append(s.Drift, step.Diff...)
 		}
 	}
-	if r.Err != nil && !errors.Is(r.Err, fs.ErrPermission) {
+	if r.Err != nil {
 		s.attend("%v", r.Err)
 	}
 	if len(s.Drift) > 0 {

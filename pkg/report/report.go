@@ -110,6 +110,10 @@ func New(operation string, r *converge.Result) Document {
 		}
 	}
 	d.Warnings = append(d.Warnings, r.Warnings...)
+	asFarAs := ""
+	if r.Unknown() {
+		asFarAs = ", as far as this user can see"
+	}
 	switch {
 	case r.Err != nil:
 		status := errs.StatusOf(r.Err)
@@ -119,9 +123,9 @@ func New(operation string, r *converge.Result) Document {
 		}
 		d.Msg = d.Error.Reason
 	case !r.Changed:
-		d.Msg = "nothing to do"
+		d.Msg = "nothing to do" + asFarAs
 	case r.DryRun:
-		d.Msg = fmt.Sprintf("%d of %d steps have something to do", pending, len(r.Steps))
+		d.Msg = fmt.Sprintf("%d of %d steps have something to do", pending, len(r.Steps)) + asFarAs
 	default:
 		d.Msg = operation + ": done"
 	}
@@ -151,8 +155,11 @@ func (d Document) plan(w io.Writer) {
 		label = "does not hold:"
 	}
 	for _, s := range d.Steps {
-		if s.Status == converge.Pending {
+		switch s.Status {
+		case converge.Pending:
 			fmt.Fprintf(w, "%s %s: %s\n", label, s.Step, s.Diff)
+		case converge.Unknown:
+			fmt.Fprintf(w, "not known: %s: %s\n", s.Step, fold(s.Reason))
 		}
 	}
 }

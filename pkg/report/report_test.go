@@ -100,6 +100,9 @@ join another node:
 		{"again", New("init", &converge.Result{}), Text, "nothing to do\n"},
 		{"dry run", planned(), Text, "would change certificates/peer: peer.crt: absent, want issued\n1 of 2 steps have something to do\n"},
 		{"dry run in sync", New("init", &converge.Result{DryRun: true}), Text, "nothing to do\n"},
+		{"dry run of an ordinary user", New("init", &converge.Result{DryRun: true, Steps: []converge.StepResult{
+			{Step: "leave", Status: converge.Unknown, Reason: "open a: permission denied"},
+		}}), Text, "not known: leave: open a: permission denied\nnothing to do, as far as this user can see\n"},
 		{"dry run, unhealthy", New("init", &converge.Result{DryRun: true, Steps: []converge.StepResult{
 			{Step: "health/quorum", Status: converge.Pending, Diff: converge.Diff{{What: "quorum", Have: "1 of 3", Want: "2"}}},
 		}}), Text, "does not hold: health/quorum: quorum: 1 of 3, want 2\nnothing to do\n"},

@@ -216,7 +216,7 @@ func leftovers(h *host.Host, dataDir string) ([]string, error) {
 // unreadable says who may read what this user may not.
 func unreadable(path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return errs.New(errs.Precondition, "%s is not readable for this user", path).Hint("run the command as root")
+		return errs.New(errs.Precondition, "%s is not readable for this user: %w", path, fs.ErrPermission).Hint("run the command as root")
 	}
 	return err
 }

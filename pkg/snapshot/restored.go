@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -112,7 +113,7 @@ func (r Restored) made() (bool, string, error) {
 	case err != nil:
 		return false, "", err
 	case s.Kind == Unreadable:
-		return false, "", errs.New(errs.Precondition, "%s is not readable for this user", r.DataDir).Hint("run the command as root")
+		return false, "", unreadable(r.DataDir, fs.ErrPermission)
 	case s.Kind != Whole:
 		return false, s.String(), nil
 	}
