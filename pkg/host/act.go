@@ -105,7 +105,7 @@ func (f *StagedFile) Discard() {
 
 // MkdirAll makes a directory and those above it; those that exist stay as they are. Each new one is durable.
 func (h *Host) MkdirAll(path string, mode fs.FileMode) error {
-	real := h.RealPath(path)
+	real := h.RealPath(h.Resolved(path))
 	if info, err := os.Stat(real); err == nil {
 		if !info.IsDir() {
 			return &fs.PathError{Op: "mkdir", Path: real, Err: unix.ENOTDIR}

@@ -91,6 +91,15 @@ func (h *Host) RealPath(path string) string {
 	return p
 }
 
+// Resolved is a logical path without the links in it: where it leads, whether or not anything is there yet.
+func (h *Host) Resolved(path string) string {
+	p, err := securejoin.SecureJoin(h.root, path)
+	if err != nil { // a loop of links, or a directory that this user may not search: a system call will say so
+		return filepath.Clean("/" + path)
+	}
+	return h.Logical(p)
+}
+
 // Logical turns a real path below the root back into a logical one.
 func (h *Host) Logical(real string) string {
 	if h.root == "/" {
@@ -136,7 +145,7 @@ type FileSystem struct {
 
 // FileSystem returns the file system of a path.
 func (h *Host) FileSystem(path string) (FileSystem, error) {
-	for p := h.RealPath(path); ; p = filepath.Dir(p) {
+	for p := h.RealPath(h.Resolved(path)); ; p = filepath.Dir(p) {
 		var s unix.Statfs_t
 		err := unix.Statfs(p, &s)
 		if errors.Is(err, unix.ENOENT) && p != "/" {

@@ -227,6 +227,32 @@ func TestLinksStayInsideTheRoot(t *testing.T) {
 	}
 }
 
+// A link to a place that is still to be made counts as that place.
+func TestLinkToNothingYet(t *testing.T) {
+	for name, root := range map[string]string{"the machine": "/", "another root": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			h, dir, target := host.New(root), "/var", "/disk/deep/etcd"
+			if root == "/" {
+				dir = t.TempDir()
+				target = dir + target
+			}
+			must(t, os.MkdirAll(h.Path(dir), 0o755))
+			must(t, os.Symlink(target, h.Path(dir+"/link")))
+			if got := h.Resolved(dir + "/link/below"); got != target+"/below" {
+				t.Errorf("the link leads to %s", got)
+			}
+			must(t, os.Symlink("/proc/nothing", h.Path(dir+"/other")))
+			if system, err := h.FileSystem(dir + "/other"); err != nil || (system.Type == unix.PROC_SUPER_MAGIC) != (root == "/") {
+				t.Errorf("the file system of a link to nothing in /proc: %+v, %v", system, err)
+			}
+			must(t, h.MkdirAll(dir+"/link", 0o700))
+			if info, err := os.Lstat(h.Path(target)); err != nil || info.Mode().Perm() != 0o700 || !info.IsDir() {
+				t.Errorf("behind the link there is %v, %v", info, err)
+			}
+		})
+	}
+}
+
 func TestNothingOutsideOfTheRootIsTouched(t *testing.T) {
 	outside := t.TempDir()
 	victim := filepath.Join(outside, "victim")
