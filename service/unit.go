@@ -18,6 +18,7 @@ import (
 // that api.Config allows: none has a meaning to systemd or to a shell.
 type Unit struct {
 	InstallDir, DataDir, CertsDir string
+	Data                          string   // where DataDir leads by way of links, of any characters; "": nowhere else
 	DiskPriorities                []string // more lines of the [Service] section
 }
 
@@ -30,6 +31,9 @@ const unitHeader = "# Written by etcdadm; changes are lost. Yours belong into " 
 const unitVariable = "ETCDADM_UNIT"
 
 // unitTemplate is the unit. What is not plain about it:
+//
+// systemd knows the mounts of a path as it is written. It follows no link in RequiresMountsFor=, but it does in
+// ReadWritePaths=.
 //
 // READY comes only when the member has a leader, so no time is too long to wait for it. A full disk ends etcd, so no
 // number of starts is too many. etcd ends with status 0 when its cluster has removed it, and never else: SIGTERM it passes
@@ -51,7 +55,7 @@ Description=etcd
 Documentation=https://etcd.io/docs/
 Wants=network-online.target
 After=network-online.target time-sync.target
-RequiresMountsFor={{.DataDir}}
+RequiresMountsFor={{.DataDir}}{{with .Data}} {{.}}{{end}}
 StartLimitIntervalSec=0
 
 [Service]
@@ -122,7 +126,11 @@ var unit = template.Must(template.New("unit").Parse(unitTemplate))
 func (u Unit) Render() string {
 	cert := func(name string) string { return path.Join(u.CertsDir, name) }
 	home, tmp := "yes", "yes"
-	for _, p := range []string{u.InstallDir, u.DataDir, u.CertsDir} {
+	data := ""
+	if u.Data != u.DataDir && u.Data != "" {
+		data = `"` + unitQuoted.Replace(u.Data) + `"`
+	}
+	for _, p := range []string{u.InstallDir, u.DataDir, u.Data, u.CertsDir} {
 		if within(p, "/home", "/root", "/run/user") { // hidden otherwise; the directories themselves stay read-only
 			home = "read-only"
 		}
@@ -132,7 +140,7 @@ func (u Unit) Render() string {
 	}
 	var b strings.Builder
 	_ = unit.Execute(&b, map[string]any{ // fails for a bad template or a failing writer only
-		"DataDir": u.DataDir, "Etcd": path.Join(u.InstallDir, "etcd"), "User": constants.User,
+		"DataDir": u.DataDir, "Data": data, "Etcd": path.Join(u.InstallDir, "etcd"), "User": constants.User,
 		"EnvFile": constants.EnvFile, "BootstrapFile": constants.BootstrapFile, "Lost": lostData(u.DataDir),
 		"Keys":         []string{cert("server.key"), cert("peer.key")},
 		"Certificates": []string{cert("ca.crt"), cert("server.crt"), cert("peer.crt")},
@@ -142,6 +150,9 @@ func (u Unit) Render() string {
 	sum := sha256.Sum256([]byte(b.String()))
 	return strings.Replace(b.String(), "\nEnvironmentFile=", "\nEnvironment="+unitVariable+"="+hex.EncodeToString(sum[:])+"\nEnvironmentFile=", 1)
 }
+
+// unitQuoted is for text between double quotes in a unit, by systemd.syntax(7) and systemd.unit(5).
+var unitQuoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`)
 
 // IsUnit tells whether the text of a unit was written by etcdadm.
 func IsUnit(text []byte) bool { return bytes.HasPrefix(text, []byte(unitHeader)) }

@@ -70,6 +70,21 @@ func TestTheSandboxLeavesTheDataReachable(t *testing.T) {
 	}
 }
 
+// The disk to which a link leads is waited for as one that is mounted at the data directory itself.
+func TestTheUnitWaitsForTheDiskBehindALink(t *testing.T) {
+	u := plainUnit
+	u.Data = u.DataDir
+	if u.Render() != plainUnit.Render() {
+		t.Error("a directory that is no link makes another unit")
+	}
+	u.Data = `/home/a "b" 50%\etcd`
+	for _, line := range []string{`RequiresMountsFor=/var/lib/etcd "/home/a \"b\" 50%%\\etcd"`, "ReadWritePaths=/var/lib/etcd", "ProtectHome=read-only"} {
+		if !strings.Contains(u.Render(), "\n"+line+"\n") {
+			t.Errorf("the unit lacks %s", line)
+		}
+	}
+}
+
 // unitOnThisMachine is the unit with a program that is there, as systemd-analyze looks for it.
 func unitOnThisMachine(t *testing.T) string {
 	t.Helper()

@@ -287,7 +287,7 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 // dataMoved refuses another data directory while the member's data is in the one that is stored: the member would be
 // taken for one that lost its data.
 func (n *Node) dataMoved(context.Context) (converge.Diff, error) {
-	if n.StoredDataDir == "" || n.Host.RealPath(n.StoredDataDir) == n.Host.RealPath(n.Config.DataDir) {
+	if n.StoredDataDir == "" || n.Host.Resolved(n.StoredDataDir) == n.Host.Resolved(n.Config.DataDir) {
 		return nil, nil
 	}
 	s, err := snapshot.InspectDir(n.Host, n.StoredDataDir)

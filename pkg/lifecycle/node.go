@@ -135,6 +135,7 @@ func (n *Node) backend() (service.Backend, error) {
 	case api.Systemd:
 		return service.NewSystemd(n.Host, service.Unit{
 			InstallDir: n.Config.InstallDir, DataDir: n.Config.DataDir, CertsDir: n.Config.CertsDir, DiskPriorities: n.Config.DiskPriorities,
+			Data: n.Host.Resolved(n.Config.DataDir),
 		}), nil
 	default:
 		return nil, errs.New(errs.Usage, "this etcdadm runs etcd by --init-system systemd or process, not by %s", n.Config.InitSystem).
