@@ -42,7 +42,7 @@ func (h *Host) attach() error {
 	_, err = os.Stat(h.image())
 	blank := err != nil
 	if blank {
-		if _, err := run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", h.image(), fmt.Sprint(diskSize>>10)); err != nil {
+		if err := format(h.image()); err != nil {
 			return err
 		}
 	}
@@ -73,6 +73,29 @@ func (h *Host) attach() error {
 		return h.personalize()
 	}
 	return nil
+}
+
+// AddDisk gives the running host one more disk, with an empty ext4 file system that is mounted at a path. It stays there
+// when the host boots anew, until it is turned off.
+func (h *Host) AddDisk(at string) {
+	h.lab.t.Helper()
+	image, mount := h.image()+strings.ReplaceAll(at, "/", "-"), filepath.Join(h.root(), at)
+	err := os.MkdirAll(mount, 0o755)
+	if err == nil {
+		err = format(image)
+	}
+	if err == nil {
+		_, err = run("mount", "-t", "ext4", "-o", "loop", image, mount) // what is mounted below the root, the host sees too
+	}
+	if err != nil {
+		h.lab.t.Fatal(err)
+	}
+}
+
+// format makes the image of a disk.
+func format(image string) error {
+	_, err := run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", image, fmt.Sprint(diskSize>>10))
+	return err
 }
 
 // detach unmounts the host's root and disk, and waits until its loop device is free: as long as it is not, the image
