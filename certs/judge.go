@@ -84,6 +84,9 @@ func (l Leaf) judgeIdentity(p pair, add func(soft bool, what, format string, arg
 	}
 }
 
+// notSigned is said of a leaf of another CA.
+const notSigned = "not signed by ca.crt"
+
 // chainProblem verifies the chain up to one of the roots, once for each wanted usage.
 func (l Leaf) chainProblem(p pair, roots []*x509.Certificate, now time.Time) string {
 	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
@@ -104,7 +107,7 @@ func (l Leaf) chainProblem(p pair, roots []*x509.Certificate, now time.Time) str
 		case err != nil && (a == x509.SHA1WithRSA || a == x509.ECDSAWithSHA1):
 			return fmt.Sprintf("signed with %s, which is broken", a)
 		case errors.As(err, new(x509.UnknownAuthorityError)):
-			return "not signed by ca.crt"
+			return notSigned
 		}
 		if err != nil {
 			return "not accepted under ca.crt: " + strings.TrimPrefix(err.Error(), "x509: ")

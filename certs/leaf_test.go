@@ -213,6 +213,27 @@ func TestKeepExisting(t *testing.T) {
 	}
 }
 
+// TestAnotherCABesideKeptPairs: a missing pair is not issued by a CA that the kept ones are not of. Placed ones may be of any.
+func TestAnotherCABesideKeptPairs(t *testing.T) {
+	h, n := set(t)
+	n.base.KeepExisting = true
+	other, _ := set(t)
+	for _, f := range []string{"ca.crt", "ca.key"} {
+		place(t, h, f, file(t, other, f), 0o600)
+	}
+	must(t, h.Remove(dir+"/server.crt"))
+	wantError(t, run(n.steps()...).Err, errs.Verification, "ca.crt is another CA than the one that", "peer.crt is of: it is not signed by ca.crt", "! -name 'ca.*'")
+	for _, name := range LeafNames() { // now as an operator places them
+		for _, f := range []string{name + ".crt", name + ".key"} {
+			if data, err := h.ReadFile(dir + "/" + f); err == nil {
+				must(t, h.Remove(dir+"/"+f))
+				place(t, h, f, data, 0o600)
+			}
+		}
+	}
+	must(t, run(n.steps()...).Err)
+}
+
 // TestRenewalByDeleting: callers copy the directory away, delete everything that they see, copy the CA back, and run again.
 func TestRenewalByDeleting(t *testing.T) {
 	h, n := set(t)

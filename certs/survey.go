@@ -48,6 +48,11 @@ func (l Leaf) survey() (survey, error) {
 		}
 		found = nil
 	}
+	if l.KeepExisting && len(found) > 0 && s.ca.chain != nil {
+		if err := l.sameCA(s.ca, now); err != nil {
+			return s, err
+		}
+	}
 	if err := l.decide(&s, found, now); err != nil {
 		return s, err
 	}
@@ -60,6 +65,23 @@ func (l Leaf) survey() (survey, error) {
 		s.owner = l.Owner.Name
 	}
 	return s, nil
+}
+
+// sameCA refuses a CA that did not sign the pairs which were issued here and are kept: what it issues would be of no use
+// among them. A pair that an operator placed may be of any CA.
+func (l Leaf) sameCA(ca pair, now time.Time) error {
+	for _, name := range LeafNames() {
+		p, err := readPair(l.Host, l.Dir, name)
+		if err != nil {
+			return err
+		}
+		if p.chain != nil && !p.placed() && l.chainProblem(p, ca.roots(), now) == notSigned {
+			return errs.New(errs.Verification, "%s is another CA than the one that %s is of: it is %s", ca.crt.path, p.crt.path, notSigned).
+				Hint("%s", bring(l.Host, l.Dir, "", "ca.crt", "ca.key")).
+				Hint("or, for a new CA, remove the pairs of the old one: find %s -mindepth 1 -maxdepth 1 ! -name 'ca.*' -exec rm -r {} +", l.Host.Path(l.Dir))
+		}
+	}
+	return nil
 }
 
 // decide makes of the problems what is to be done about them, and an error of those that nothing can be done about.
