@@ -12,7 +12,10 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// asEtcdadm is set in the environment of a test's program that is etcdadm.
+// AsEtcdadm is the line in the environment of a test's program that makes it etcdadm: for tests that start it otherwise
+// than by Run.
+const AsEtcdadm = asEtcdadm + "=1"
+
 const asEtcdadm = "TEST_AS_ETCDADM"
 
 // Etcdadm ends the process as etcdadm if Run, or such an etcdadm, has started it, and returns otherwise. It stands at
@@ -73,7 +76,7 @@ func (r Result) String() string {
 // Run runs etcdadm as a process of its own, without standard input, with more variables in its environment.
 func Run(args []string, env ...string) (Result, error) {
 	c := exec.Command(os.Args[0], args...)
-	c.Env = append(append(os.Environ(), env...), asEtcdadm+"=1")
+	c.Env = append(append(os.Environ(), env...), AsEtcdadm)
 	var out, told strings.Builder
 	c.Stdout, c.Stderr = &out, &told
 	err := c.Run()
