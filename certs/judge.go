@@ -50,7 +50,7 @@ func (l Leaf) judge(p pair, roots []*x509.Certificate, now time.Time) []problem 
 			add(true, crt, "expires at %s", date(c.NotAfter))
 		}
 	}
-	if missing := l.missingNames(c); len(missing) > 0 {
+	if missing := l.missingNames(c, p.placed()); len(missing) > 0 {
 		add(false, crt, "lacks %s", strings.Join(missing, ", "))
 	}
 	if c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
@@ -66,16 +66,14 @@ func (l Leaf) judge(p pair, roots []*x509.Certificate, now time.Time) []problem 
 	return found
 }
 
-// judgeIdentity judges what is an operator's choice in a pair that an operator placed. The group that rules a
-// Kubernetes cluster is nobody's choice: older tools gave it away.
+// judgeIdentity judges what is an operator's choice in a pair that an operator placed, or that another program made. That
+// some made client certificates of the organization system:masters is no reason to issue them anew: etcd does not look at
+// it, and whoever may write to etcd rules a Kubernetes cluster that is kept in it anyway. Their next issue has none.
 func (l Leaf) judgeIdentity(p pair, add func(soft bool, what, format string, args ...any)) {
-	c := p.chain[0]
-	if g := "system:masters"; slices.Contains(c.Subject.Organization, g) && !slices.Contains(l.Organization, g) {
-		add(true, l.Name+".crt", "carries the organization %s", g)
-	}
 	if p.placed() {
 		return
 	}
+	c := p.chain[0]
 	if c.Subject.CommonName != l.CommonName {
 		add(false, l.Name+".crt", "common name is %q, not %q", c.Subject.CommonName, l.CommonName)
 	}
@@ -123,21 +121,27 @@ func (l Leaf) ending(c *x509.Certificate, roots []*x509.Certificate, now time.Ti
 	return c.NotAfter.Sub(now) < window && c.NotAfter.Before(roots[0].NotAfter)
 }
 
-// missingNames lists the wanted names and addresses that a TLS peer would not accept the certificate for. More are fine.
-func (l Leaf) missingNames(c *x509.Certificate) []string {
+// missingNames lists the wanted names and addresses that a TLS peer would not accept the certificate for. More are fine,
+// and a pair that was not issued here may lack those that nobody depends on.
+func (l Leaf) missingNames(c *x509.Certificate, placed bool) []string {
 	var missing []string
+	lacks := func(name string) {
+		if !placed || !slices.Contains(l.Optional, name) {
+			missing = append(missing, name)
+		}
+	}
 	for _, n := range l.DNSNames {
 		if strings.HasPrefix(n, "*") {
 			if !slices.ContainsFunc(c.DNSNames, func(have string) bool { return strings.EqualFold(have, n) }) {
-				missing = append(missing, n)
+				lacks(n)
 			}
 		} else if c.VerifyHostname(n) != nil {
-			missing = append(missing, n)
+			lacks(n)
 		}
 	}
 	for _, ip := range l.IPs {
 		if !slices.ContainsFunc(c.IPAddresses, func(have net.IP) bool { return have.Equal(ip.AsSlice()) }) {
-			missing = append(missing, ip.String())
+			lacks(ip.String())
 		}
 	}
 	return missing

@@ -23,6 +23,7 @@ type Leaf struct {
 	Organization []string
 	DNSNames     []string // validated: see ParseSANs
 	IPs          []netip.Addr
+	Optional     []string // those of the names and addresses that a pair which was not issued here may lack
 	Usages       []x509.ExtKeyUsage
 	Algorithm    KeyAlgorithm     // of a key that is made
 	Now          func() time.Time // nil: time.Now

@@ -18,7 +18,8 @@ var (
 // Server is the pair of etcd's client port: for the node's name and addresses, localhost and the loopback addresses,
 // and what else clients call it. It is a client's too, as etcd's HTTP gateway dials its own port with it.
 //
-// An extra name that is neither a host name nor an address is a usage error (status 2).
+// etcd listens on the loopback address of the same family only, so a pair that others made need not have the other one,
+// nor localhost. An extra name that is neither a host name nor an address is a usage error (status 2).
 func Server(base Leaf, node string, addrs []netip.Addr, extraSANs []string) (Leaf, error) {
 	names, ips, err := ParseSANs(extraSANs)
 	if err != nil {
@@ -29,6 +30,14 @@ func Server(base Leaf, node string, addrs []netip.Addr, extraSANs []string) (Lea
 	base.add([]string{"localhost"}, []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
 	base.add(nil, addrs)
 	base.add(names, ips)
+	base.Optional = []string{"localhost", "::1"}
+	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		base.Optional[1] = "127.0.0.1"
+	}
+	base.Optional = slices.DeleteFunc(base.Optional, func(o string) bool {
+		ip, _ := netip.ParseAddr(o)
+		return slices.Contains(names, o) || slices.Contains(ips, ip)
+	})
 	return base, nil
 }
 

@@ -66,8 +66,12 @@ func (r removed) doomed() ([]string, error) {
 	var gone []string
 	for _, name := range LeafNames() {
 		s := store{host: r.host, dir: r.dir, name: name}
+		adopted, err := r.adopted(name)
+		if err != nil {
+			return nil, err
+		}
 		for _, f := range []string{name + ".crt", name + ".key"} {
-			if text, err := r.host.Readlink(path.Join(r.dir, f)); err == nil && text == s.text(f) {
+			if text, err := r.host.Readlink(path.Join(r.dir, f)); err == nil && text == s.text(f) || adopted && slices.Contains(names, f) {
 				gone = append(gone, f)
 			}
 		}
@@ -95,7 +99,7 @@ func (r removed) doomed() ([]string, error) {
 	}
 	record := path.Base(recordPath(r.dir))
 	for _, e := range inner {
-		if host.IsStaging(e) || e == record && !(made && r.keepCA) {
+		if host.IsStaging(e) || e == path.Base(adoptionPath(r.dir)) || e == record && !(made && r.keepCA) {
 			gone = append(gone, path.Join(pairsDir, e))
 		}
 	}
@@ -104,6 +108,15 @@ func (r removed) doomed() ([]string, error) {
 		gone[i] = path.Join(r.dir, g)
 	}
 	return gone, nil
+}
+
+// adopted tells whether a pair was taken over. Of one that is half removed, by a run that was killed, the key is left.
+func (r removed) adopted(name string) (bool, error) {
+	p, err := readPair(r.host, r.dir, name)
+	if err != nil {
+		return false, err
+	}
+	return isAdopted(r.host, r.dir, p)
 }
 
 // emptied appends the directories that hold nothing else.
