@@ -170,14 +170,17 @@ const (
 	cldDumped = 3
 )
 
-// ours tells whether the unit that systemd knows is, or will be after a reload, the one that etcdadm wrote.
+// ours tells whether the unit that systemd knows is, or will be after a reload, one of etcdadm.
 func (s *systemd) ours(u shown) (bool, error) {
 	if at := u["FragmentPath"]; at != "" && at != constants.UnitFile {
 		return false, nil
 	}
 	text, err := s.unitOnDisk()
-	return text == nil || IsUnit(text), err
+	return text == nil || s.wrote(text), err
 }
+
+// wrote tells whether a unit is ours to stop and to remove: we wrote it, or the retired etcdadm did.
+func (s *systemd) wrote(text []byte) bool { return IsUnit(text) || isRetired(s.host, text) }
 
 // unitOnDisk is the text of the unit; nil when there is none.
 func (s *systemd) unitOnDisk() ([]byte, error) {

@@ -190,7 +190,7 @@ func (e unitEnabled) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !e.want && !IsUnit(text) {
+	if !e.want && !e.wrote(text) {
 		return nil, nil
 	}
 	out, err := e.host.Query(ctx, e.systemctl("is-enabled", constants.Unit))
@@ -253,3 +253,21 @@ func (r unitRemoved) Apply(ctx context.Context) error {
 	}
 	return r.run(ctx, "daemon-reload")
 }
+
+// unitLoaded is the unit on the disk being known to systemd.
+type unitLoaded struct{ *systemd }
+
+// Check asks systemd, where it runs.
+func (l unitLoaded) Check(ctx context.Context) (converge.Diff, error) {
+	u, err := l.show(ctx)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || u["NeedDaemonReload"] != "yes" {
+		return nil, err
+	}
+	return converge.Diff{{What: constants.Unit, Have: "changed on the disk", Want: "known to systemd"}}, nil
+}
+
+// Apply has systemd read its units. What runs goes on.
+func (l unitLoaded) Apply(ctx context.Context) error { return l.run(ctx, "daemon-reload") }

@@ -43,6 +43,9 @@ const unitVariable = "ETCDADM_UNIT"
 // ExecCondition keeps a member that has lost its data from starting as a blank one under its old identity. A condition
 // that does not hold is no failure, after which etcd would be started again.
 //
+// The data directory is a flag, and etcd refuses to have it in its environment too: the environment file of the retired
+// etcdadm holds it, and is replaced after the unit.
+//
 // The lines of ExecStartPre= let files work that root dropped into place: data, keys, and certificates that only root may
 // read. They run outside of the sandbox, where etcd cannot redirect them: links are changed themselves, and the
 // certificates lie in directories of root.
@@ -65,6 +68,7 @@ User={{.User}}
 Group={{.User}}
 EnvironmentFile={{.EnvFile}}
 EnvironmentFile=-{{.BootstrapFile}}
+UnsetEnvironment=ETCD_DATA_DIR
 ExecCondition=+/bin/sh -c 'ls {{.DataDir}}/member/wal/*.wal >/dev/null 2>&1 || test -e {{.BootstrapFile}} || { echo "{{.Lost}}" >&2; exit 1; }'
 ExecStartPre=-+find {{.DataDir}}/. -name lost+found -prune -o ( ! -user {{.User}} -o ! -group {{.User}} ) -exec chown -h {{.User}}:{{.User}} {} +
 ExecStartPre=-+find -L{{range .Keys}} {{.}}{{end}} ! -user {{.User}} ! ( -group {{.User}} -perm -g=r ) -exec chown {{.User}}:{{.User}} {} +
