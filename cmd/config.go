@@ -59,7 +59,7 @@ func newConfigPrint(a *app) *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().BoolVar(&effective, "effective", false, "tell where each value comes from: default, stored, file, environment or flag")
+	c.Flags().BoolVar(&effective, "effective", false, "tell where each value comes from: default, retired, stored, file, environment or flag")
 	given = addSettings(c, "config")
 	return c
 }

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -60,7 +61,8 @@ func (v settingValue) Set(value string) error {
 	return nil
 }
 
-// layers reads what the stored configuration, --config, the environment and the flags say, weakest first.
+// layers reads what the stored configuration, or else the retired etcdadm, and --config, the environment and the flags
+// say, weakest first.
 func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 	var layers []api.Layer
 	data, err := h.ReadFile(constants.ConfigFile)
@@ -73,6 +75,14 @@ func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 		layers = append(layers, stored)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
+	default:
+		found, err := lifecycle.Found(context.Background(), h)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			layers = append(layers, *found)
+		}
 	}
 	if a.configFile != "" {
 		data, err := a.readInput(a.configFile)

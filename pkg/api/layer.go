@@ -14,6 +14,7 @@ type Origin string
 // The origins, weakest first.
 const (
 	FromDefault     Origin = "default"
+	FromRetired     Origin = "retired"     // what the retired etcdadm left on the node, as long as nothing is stored
 	FromStored      Origin = "stored"      // the configuration that the node keeps
 	FromFile        Origin = "file"        // --config
 	FromEnvironment Origin = "environment" // ETCDADM_*

@@ -15,7 +15,6 @@ import (
 	"etcdadm/pkg/preflight"
 	"etcdadm/pkg/snapshot"
 	pkgversion "etcdadm/pkg/version"
-	"etcdadm/service"
 )
 
 // CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
@@ -41,7 +40,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 	if err != nil {
 		return nil, err
 	}
-	gate, err := n.gate()
+	gate, err := n.gate(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +69,7 @@ func (n *Node) hostChecks() []converge.Step {
 	const phase = PhasePreflight
 	return []converge.Step{
 		check(phase, "Systemd", "init system", preflight.Systemd{Host: n.Host}),
-		check(phase, "ForeignUnit", "etcd of others", preflight.ForeignUnit{Host: n.Host, Ours: service.IsUnit}),
+		check(phase, "ForeignUnit", "etcd of others", converge.CheckFunc(n.foreignUnit)),
 		check(phase, "Firewall", "firewall", preflight.Firewall{Host: n.Host, Ports: []int{constants.ClientPort, constants.PeerPort}}),
 		check(phase, "SELinux", "SELinux", preflight.SELinux{Host: n.Host, InstallDir: n.Config.InstallDir}),
 		check(phase, "Swap", "swap", preflight.Swap{Host: n.Host}),
@@ -169,8 +168,8 @@ func (n *Node) resetChecks(context.Context) ([]converge.Step, error) {
 	}, nil
 }
 
-func (n *Node) downloadChecks(context.Context) ([]converge.Step, error) {
-	gate, err := n.gate()
+func (n *Node) downloadChecks(ctx context.Context) ([]converge.Step, error) {
+	gate, err := n.gate(ctx)
 	return []converge.Step{
 		check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host}),
 		check(PhasePreflight, "Version", "version of etcd", gate),
@@ -220,15 +219,15 @@ func (n *Node) freeSpace(phase, name string, database func(context.Context) (int
 }
 
 // gate is the verdict of the table of versions.
-func (n *Node) gate() (preflight.Gate, error) {
-	have, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
+func (n *Node) gate(ctx context.Context) (preflight.Gate, error) {
+	have, installed, err := n.installedVersion(ctx)
 	refused, warnings := binary.Gates(n.version(), !installed || have.Compare(n.version()) != 0)
 	return preflight.Gate{Refused: refused, Warnings: warnings}, err
 }
 
 // versionChange refuses an etcd that cannot take over the data of the one that is installed.
-func (n *Node) versionChange(context.Context) (converge.Diff, error) {
-	have, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
+func (n *Node) versionChange(ctx context.Context) (converge.Diff, error) {
+	have, installed, err := n.installedVersion(ctx)
 	if err != nil || !installed {
 		return nil, err
 	}

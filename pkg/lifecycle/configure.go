@@ -35,6 +35,11 @@ func (n *Node) configure(b service.Bootstrap, quota int64, marker bool) ([]conve
 	for _, f := range backend.Files() {
 		steps = append(steps, once("configure/"+path.Base(f.Path), path.Base(f.Path), f))
 	}
+	if have, err := n.environment(); err != nil {
+		return nil, err
+	} else if systemd, ok := backend.(interface{ Loaded() converge.Resource }); ok && have["ETCD_DATA_DIR"] != "" { // of the retired etcdadm
+		steps = append(steps, once("configure/loaded", "etcd.service as systemd knows it", systemd.Loaded()))
+	}
 	steps = append(steps, once("configure/data-dir", "data directory", file.Dir{Host: n.Host, Path: n.Config.DataDir, Mode: 0o700, Owner: n.owner()}))
 	switch {
 	case state.Kind == snapshot.Unreadable:

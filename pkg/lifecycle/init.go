@@ -61,8 +61,8 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 // configPhase stores the desired state, before anything is made by it.
 func (n *Node) configPhase() converge.Phase {
 	return converge.Phase{Name: PhaseConfig, Short: "desired state, stored in " + constants.ConfigFile, Steps: func(context.Context) ([]converge.Step, error) {
-		return []converge.Step{once("config/file", "stored configuration",
-			file.File{Host: n.Host, Path: constants.ConfigFile, Data: n.Config.Without(n.Transient...).Marshal(), Mode: 0o644})}, nil
+		return append(n.takeover(), once("config/file", "stored configuration",
+			file.File{Host: n.Host, Path: constants.ConfigFile, Data: n.Config.Without(n.Transient...).Marshal(), Mode: 0o644})), nil
 	}}
 }
 

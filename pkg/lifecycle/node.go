@@ -180,6 +180,13 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 	}
 	peer := certs.Peer(base, n.Config.Name, own, n.sources(peers), constants.PeerMarker)
 	server.Owner, peer.Owner = n.owner(), n.owner() // etcd reads these two
+	env, err := n.environment()
+	if err != nil {
+		return nil, err
+	}
+	if env != nil && env["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] == "" { // a member that lives among others without the marker
+		peer.Optional = []string{constants.PeerMarker}
+	}
 	return []certs.Leaf{
 		server,
 		peer,

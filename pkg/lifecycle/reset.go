@@ -29,7 +29,13 @@ type ResetOptions struct {
 func Reset(n *Node, o ResetOptions) []converge.Phase {
 	return []converge.Phase{
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
-		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.leave(ctx, o) }},
+		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) {
+			steps, err := n.leave(ctx, o)
+			if n.retired() != nil {
+				steps = append([]converge.Step{once("leave/certificates", "certificates of the retired etcdadm", certs.Adopted(n.Host, n.Config.CertsDir, false))}, steps...)
+			}
+			return steps, err
+		}},
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
 		{Name: "data", Short: "no data", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.dataGone(ctx, o) }},
 		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
@@ -200,9 +206,9 @@ func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 
 // settingsGone removes what etcd was told, and what was told of it.
 func (n *Node) settingsGone(context.Context) ([]converge.Step, error) {
-	steps := []converge.Step{once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(
+	steps := []converge.Step{once("configure/files", "no settings of etcd", file.Absent{Host: n.Host, Paths: append(append(
 		staged(constants.EtcdctlEnvFile), path.Dir(constants.LogFile), constants.RunDir,
-	)})}
+	), n.retiredPrograms()...)})}
 	if backend, err := n.backend(); err == nil { // one that is not there has left nothing
 		steps = append(steps, once("configure/service", "no service of etcd", backend.Removed()))
 	}

@@ -8,7 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"etcdadm/binary"
 	"etcdadm/certs"
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
@@ -66,7 +65,8 @@ type MemberStatus struct {
 
 // Describe looks at the node and its cluster, and changes nothing. A node that was never set up is an error with status 3.
 func Describe(ctx context.Context, n *Node) (*Status, error) {
-	if there, err := n.Host.Exists(constants.ConfigFile); err != nil || !there {
+	retired := n.retired() != nil
+	if there, err := n.Host.Exists(constants.ConfigFile); err != nil || !there && !retired {
 		if err == nil {
 			err = errs.New(errs.Precondition, "%s is absent: this node was not set up by etcdadm", n.Host.Path(constants.ConfigFile)).
 				Hint("etcdadm init, or etcdadm join URL")
@@ -74,6 +74,9 @@ func Describe(ctx context.Context, n *Node) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{APIVersion: constants.ConfigAPIVersion, Kind: "Status", Drift: []converge.Change{}, Attention: []string{}}
+	if retired {
+		s.attend("the retired etcdadm set up this node; to take it over as it stands, with one restart of etcd: etcdadm init, or etcdadm join URL where it had joined")
+	}
 	for _, describe := range []func(context.Context, *Status) error{n.describeNode, n.describeCluster, n.describeCertificates, n.describeDrift} {
 		if err := describe(ctx, s); err != nil {
 			return nil, err
@@ -88,7 +91,7 @@ func (s *Status) attend(format string, args ...any) {
 
 func (n *Node) describeNode(ctx context.Context, s *Status) error {
 	s.Node = NodeStatus{Name: n.Config.Name, ClientURL: n.Config.ClientURL(), PeerURL: n.Config.PeerURL()}
-	v, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
+	v, installed, err := n.installedVersion(ctx)
 	if err != nil {
 		return err
 	}
