@@ -1,0 +1,3 @@
+#!/usr/bin/env sh
+. /etc/etcd/etcdctl.env
+/opt/bin/etcdctl "$@"

@@ -1,0 +1,3 @@
+#!/usr/bin/env sh
+. /etc/etcd/etcdctl.env
+/usr/local/bin/etcdctl "$@"
