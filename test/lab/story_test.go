@@ -86,10 +86,15 @@ func (s *story) etcdadm(h *Host, args ...string) {
 
 // try runs etcdadm on a host, and tells of each line that it says while it runs.
 func (s *story) try(h *Host, tell func(line string), args ...string) error {
-	argv := append([]string{"etcdadm"}, args...)
 	if args[0] == "init" || args[0] == "join" {
-		argv = append(argv, "--init-system", initSystem, "--version", s.version, "--release-url", "file:///mirror", "--sha256sums", "/mirror/SHA256SUMS")
+		args = append(slices.Clip(args), "--init-system", initSystem, "--version", s.version, "--release-url", "file:///mirror", "--sha256sums", "/mirror/SHA256SUMS")
 	}
+	return s.call(h, tell, args...)
+}
+
+// call runs etcdadm on a host with these arguments.
+func (s *story) call(h *Host, tell func(line string), args ...string) error {
+	argv := append([]string{"etcdadm"}, args...)
 	read, write := io.Pipe()
 	end := make(chan error, 1)
 	go func() {

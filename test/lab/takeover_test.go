@@ -1,0 +1,206 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"etcdadm/test/retired"
+)
+
+// retire makes members of the retired etcdadm of hosts, which run as one cluster.
+func (s *story) retire(ca *retired.CA, hosts ...*Host) {
+	s.t.Helper()
+	var all []string
+	for _, h := range hosts {
+		all = append(all, h.Name+"=https://"+h.IPv4+":2380")
+	}
+	for _, h := range hosts {
+		files, err := retired.Node{Name: h.Name, Address: h.IPv4, InitialCluster: strings.Join(all, ",")}.Files(ca)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, p := range slices.Sorted(maps.Keys(files)) {
+			h.Write(p, files[p].Mode, string(files[p].Data))
+		}
+		h.Run("sh", "-ec", `mkdir -p /opt/bin /var/cache/etcdadm/etcd/v$0
+			cp /mirror/v$0/bin/etcd /mirror/v$0/bin/etcdctl /opt/bin/
+			cp /mirror/v$0/*.tar.gz /var/cache/etcdadm/etcd/v$0/
+			systemctl daemon-reload; systemctl enable --quiet etcd; systemctl start --no-block etcd`, s.version)
+	}
+	for i, h := range hosts {
+		h.Run("sh", "-c", "for i in $(seq 300); do "+etcdctl(s, h)+" endpoint health >/dev/null 2>&1 && exit; sleep 0.1; done; journalctl -u etcd >&2; exit 1")
+		if i > 0 { // what join had left
+			h.Write("/etc/etcd/etcd.env", 0o644, retired.Node{Name: h.Name, Address: h.IPv4, InitialCluster: strings.Join(all, ","), Joined: true}.Env())
+		}
+	}
+}
+
+// etcdctl is a command line on any host that has the certificates of one: it asks the members at their addresses.
+func etcdctl(s *story, members ...*Host) string {
+	var urls []string
+	for _, m := range members {
+		urls = append(urls, client(m))
+	}
+	const pki = "/etc/etcd/pki"
+	return fmt.Sprintf("/mirror/v%s/bin/etcdctl --endpoints=%s --cacert=%s/ca.crt --cert=%[3]s/etcdctl-etcd-client.crt --key=%[3]s/etcdctl-etcd-client.key",
+		s.version, strings.Join(urls, ","), pki)
+}
+
+// A witness is a client that writes and reads on a host of its own, one thing after the other, until it is asked.
+type witness struct {
+	s       *story
+	at      *Host
+	members []*Host
+	done    chan struct{}
+}
+
+// witness lets a host write and read, with the client certificate of the first member.
+func (s *story) witness(at *Host, members ...*Host) *witness {
+	s.t.Helper()
+	for _, name := range []string{"ca.crt", "etcdctl-etcd-client.crt", "etcdctl-etcd-client.key"} {
+		at.Write("/etc/etcd/pki/"+name, 0o600, members[0].Run("cat", "/etc/etcd/pki/"+name))
+	}
+	w := &witness{s, at, members, make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		// Of a call that meets a member as it stops nobody knows whether it was heard; the next one meets another member.
+		_, _ = at.Exec("sh", "-c", `ctl="$0"; while ! [ -e /root/enough ]; do i=$((i+1)); ok=failed
+			$ctl put key-$i $i >/dev/null 2>>/root/why && [ "$($ctl get --print-value-only key-$i 2>>/root/why)" = $i ] && ok=served
+			echo $ok $i >>/root/seen; done`, etcdctl(s, members...))
+	}()
+	at.Run("sh", "-c", "until grep -qs served /root/seen; do sleep 0.1; done")
+	return w
+}
+
+// ends stops the witness. What it was told to be written is there; and if the cluster served all the while, no two calls in
+// a row failed.
+func (w *witness) ends(always bool) {
+	w.s.t.Helper()
+	w.at.Run("touch", "/root/enough")
+	<-w.done
+	seen := strings.Split(strings.TrimSpace(w.at.Run("cat", "/root/seen")), "\n")
+	stored := "\n" + w.at.Run("sh", "-c", etcdctl(w.s, w.members...)+" get --prefix key- --keys-only")
+	before, served := "", 0
+	for _, line := range seen {
+		result, number, _ := strings.Cut(line, " ")
+		switch {
+		case result == "served" && !strings.Contains(stored, "\nkey-"+number+"\n"):
+			w.s.t.Errorf("what was written as key-%s is not there any more", number)
+		case always && result == "failed" && before == "failed":
+			w.s.t.Errorf("the cluster did not serve (%s): %s", line, w.at.Run("tail", "-n5", "/root/why"))
+		}
+		if before = result; result == "served" {
+			served++
+		}
+	}
+	if served < 5 || before != "served" {
+		w.s.t.Errorf("the witness saw little: %d of %d calls served, the last one %s", served, len(seen), before)
+	}
+}
+
+// starts counts how often systemd has started etcd on a host.
+func starts(h *Host) int {
+	return strings.Count(h.Run("sh", "-c", "journalctl --sync; journalctl -q -u etcd -o cat"), "Started etcd.service")
+}
+
+// things are what a takeover leaves as it is: the bytes of the certificates, and the very files of the data.
+func things(h *Host) string {
+	return h.Run("sh", "-c", "cd /etc/etcd/pki && sha256sum *.crt *.key; stat -c '%n %i' /var/lib/etcd /var/lib/etcd/member/*/* | grep -v '[.]snap'")
+}
+
+// takeover is a command line of a takeover with the arguments that set the node up: without a version.
+func (s *story) takeover(h *Host, tell func(string), args ...string) error {
+	return s.call(h, tell, append(args, "--sha256sums", "/mirror/SHA256SUMS", "--release-url", "file:///nowhere")...)
+}
+
+// A member of the retired etcdadm is taken over in place: one restart, no data moved, no certificate made anew, and the
+// version stays. status says so before and after, a second run has nothing to do, and reset removes all of it.
+func TestTakeoverOfOneMember(t *testing.T) {
+	for _, version := range []string{"3.5.35", "3.6.16"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			s := begin(t, 2, version)
+			h := s.Hosts[0]
+			ca, err := retired.NewCA()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.retire(ca, h)
+			w := s.witness(s.Hosts[1], h)
+			if out, err := h.Exec("etcdadm", "status"); err == nil || !strings.Contains(out, "the retired etcdadm set up this node") || !strings.Contains(out, "etcd        "+version+", running") {
+				t.Errorf("status before: %v\n%s", err, out)
+			}
+			before, began := things(h), starts(h)
+			if err := s.takeover(h, nil, "init"); err != nil {
+				t.Fatal(err)
+			}
+			if got := things(h); got != before {
+				t.Errorf("before the takeover\n%s\nafter it\n%s", before, got)
+			}
+			if got := starts(h) - began; got != 1 {
+				t.Errorf("etcd was restarted %d times", got)
+			}
+			w.ends(false)
+			if user := h.Run("sh", "-c", "stat -c %U /proc/$(systemctl show -P MainPID etcd) /var/lib/etcd/member/snap/db"); user != "etcd\netcd\n" {
+				t.Errorf("etcd and its data are of %q", user)
+			}
+			if out := h.Run("etcdadm", "status"); !strings.Contains(out, "etcd        "+version+", running") {
+				t.Errorf("status after:\n%s", out)
+			}
+			if out := h.Run("etcdadm", "init", "-o", "json"); !strings.Contains(out, `"changed": false`) && !strings.Contains(out, `"changed":false`) {
+				t.Errorf("a second run: %s", out)
+			}
+			h.Run("etcdadm", "reset")
+			if left := h.Run("sh", "-c", "find /etc/etcd /etc/etcdadm /opt/bin /var/lib/etcd /etc/systemd/system/etcd.service 2>/dev/null | sort"); strings.Contains(left, "etcd.service") || strings.Contains(left, ".crt") || strings.Contains(left, "/opt/bin/etcd") || strings.Contains(left, "member") || strings.Contains(left, "etcd.env") {
+				t.Errorf("a reset leaves\n%s", left)
+			}
+		})
+	}
+}
+
+// Three members are taken over one after the other, each by a run that is killed somewhere and run again: the cluster
+// serves all the while, and each etcd is restarted once.
+func TestTakeoverOfACluster(t *testing.T) {
+	s := begin(t, 4, current)
+	members, other := s.Hosts[:3], s.Hosts[3]
+	ca, err := retired.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.retire(ca, members...)
+	w := s.witness(other, members...)
+	for i, phase := range []string{"config", "configure", "start"} {
+		h := members[i]
+		args := []string{"init"}
+		if i > 0 {
+			args = []string{"join", client(members[0])}
+		}
+		before, began := things(h), starts(h)
+		var dead sync.Once
+		kill := func(line string) {
+			if strings.HasPrefix(line, "["+phase+"]") {
+				dead.Do(func() { _, _ = h.Exec("sh", "-c", "kill -KILL $(pidof etcdadm)") })
+			}
+		}
+		if err := s.takeover(h, kill, args...); err == nil {
+			t.Errorf("killed at [%s]: the takeover has succeeded", phase)
+		}
+		if err := s.takeover(h, nil, args...); err != nil {
+			t.Fatal(err)
+		}
+		if got := things(h); got != before {
+			t.Errorf("before the takeover of %s\n%s\nafter it\n%s", h.Name, before, got)
+		}
+		if got := starts(h) - began; got != 1 {
+			t.Errorf("killed at [%s]: etcd was restarted %d times", phase, got)
+		}
+	}
+	w.ends(true)
+	s.wants(members...)
+	s.etcdadm(members[2], "reset")
+	s.wants(members[:2]...)
+}
