@@ -32,15 +32,15 @@ func (s *story) retire(ca *retired.CA, hosts ...*Host) {
 			systemctl daemon-reload; systemctl enable --quiet etcd; systemctl start --no-block etcd`, s.version)
 	}
 	for i, h := range hosts {
-		h.Run("sh", "-c", "for i in $(seq 300); do "+etcdctl(s, h)+" endpoint health >/dev/null 2>&1 && exit; sleep 0.1; done; journalctl -u etcd >&2; exit 1")
+		h.Run("sh", "-c", "for i in $(seq 300); do "+asking(s, h)+" endpoint health >/dev/null 2>&1 && exit; sleep 0.1; done; journalctl -u etcd >&2; exit 1")
 		if i > 0 { // what join had left
 			h.Write("/etc/etcd/etcd.env", 0o644, retired.Node{Name: h.Name, Address: h.IPv4, InitialCluster: strings.Join(all, ","), Joined: true}.Env())
 		}
 	}
 }
 
-// etcdctl is a command line on any host that has the certificates of one: it asks the members at their addresses.
-func etcdctl(s *story, members ...*Host) string {
+// asking is a command line of etcdctl on any host that has the certificates of one: it asks the members at their addresses.
+func asking(s *story, members ...*Host) string {
 	var urls []string
 	for _, m := range members {
 		urls = append(urls, client(m))
@@ -70,7 +70,7 @@ func (s *story) witness(at *Host, members ...*Host) *witness {
 		// Of a call that meets a member as it stops nobody knows whether it was heard; the next one meets another member.
 		_, _ = at.Exec("sh", "-c", `ctl="$0"; while ! [ -e /root/enough ]; do i=$((i+1)); ok=failed
 			$ctl put key-$i $i >/dev/null 2>>/root/why && [ "$($ctl get --print-value-only key-$i 2>>/root/why)" = $i ] && ok=served
-			echo $ok $i >>/root/seen; done`, etcdctl(s, members...))
+			echo $ok $i >>/root/seen; done`, asking(s, members...))
 	}()
 	at.Run("sh", "-c", "until grep -qs served /root/seen; do sleep 0.1; done")
 	return w
@@ -83,7 +83,7 @@ func (w *witness) ends(always bool) {
 	w.at.Run("touch", "/root/enough")
 	<-w.done
 	seen := strings.Split(strings.TrimSpace(w.at.Run("cat", "/root/seen")), "\n")
-	stored := "\n" + w.at.Run("sh", "-c", etcdctl(w.s, w.members...)+" get --prefix key- --keys-only")
+	stored := "\n" + w.at.Run("sh", "-c", asking(w.s, w.members...)+" get --prefix key- --keys-only")
 	before, served := "", 0
 	for _, line := range seen {
 		result, number, _ := strings.Cut(line, " ")
