@@ -75,8 +75,10 @@ type story struct {
 	prepare func(*world)
 	// operation is what is killed and run again, on the node that is under test.
 	operation func(*world) []string
-	after     func(*world) // what must hold at the end, beside the files
-	every     int          // in a short sweep: every so many acts are tried; 1: each
+	// phases are the same as processes of their own, one behind the other: all of them are run again.
+	phases func(*world) [][]string
+	after  func(*world) // what must hold at the end, beside the files
+	every  int          // in a short sweep: every so many acts are tried; 1: each
 }
 
 func TestCrashAnywhere(t *testing.T) {
@@ -97,7 +99,13 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 	w := newWorld(t, mirror)
 	s.prepare(w)
 	list := filepath.Join(t.TempDir(), "acts")
-	w.must(w.test.run(s.operation(w), actsTo+"="+list))
+	var calls []int // the call that does the act
+	for i, args := range s.calls(w) {
+		w.must(w.test.run(args, actsTo+"="+list))
+		for range len(readLines(t, list)) - len(calls) {
+			calls = append(calls, i)
+		}
+	}
 	if s.after != nil {
 		s.after(w)
 	}
@@ -113,16 +121,30 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 		step = 1
 	}
 	tried := 0
-	for n := 1; n <= len(acts); n += step {
+	for n := 1; n <= len(acts); n++ {
+		between := s.phases != nil && slices.Index(calls, calls[n-1]) == n-1
+		if (n-1)%step != 0 && !between {
+			continue
+		}
 		tried++
 		t.Run(fmt.Sprintf("%03d %s", n, strings.ReplaceAll(acts[n-1], "/", ":")), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, mirror)
 			s.prepare(w)
-			if r := w.test.run(s.operation(w), killAt+"="+strconv.Itoa(n)); r.Killed {
-				w.must(w.test.run(s.operation(w)))
-			} else {
+			killed := false
+			for i, args := range s.calls(w) {
+				if i != calls[n-1] {
+					w.must(w.test.run(args))
+					continue
+				}
+				r := w.test.run(args, killAt+"="+strconv.Itoa(n-slices.Index(calls, i)))
+				if killed = r.Killed; killed {
+					break
+				}
 				w.must(r) // a shorter way than the undisturbed run took
+			}
+			if killed {
+				w.runAll(s.calls(w))
 			}
 			if s.after != nil {
 				s.after(w)
@@ -130,14 +152,33 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 			if d := cmp.Diff(want, w.test.files()); d != "" {
 				t.Errorf("the end differs from that of an undisturbed run (-undisturbed +killed):\n%s", d)
 			}
-			third := w.must(w.test.run(s.operation(w)))
-			if third.Changed {
-				t.Errorf("the third run changed something: %+v", third.Changes())
+			for _, third := range w.runAll(s.calls(w)) {
+				if third.Changed {
+					t.Errorf("the third run changed something: %+v", third.Changes())
+				}
 			}
 			w.end()
 		})
 	}
 	t.Logf("%d acts, %d of them tried", len(acts), tried)
+}
+
+// calls are the command lines of the operation.
+func (s story) calls(w *world) [][]string {
+	if s.phases != nil {
+		return s.phases(w)
+	}
+	return [][]string{s.operation(w)}
+}
+
+// runAll runs the command lines, which have to succeed.
+func (w *world) runAll(calls [][]string) []process.Result {
+	w.t.Helper()
+	var results []process.Result
+	for _, args := range calls {
+		results = append(results, w.must(w.test.run(args)))
+	}
+	return results
 }
 
 // world is the machines of one try: the node under test, and for some stories another one.

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -190,6 +191,41 @@ var stories = []story{
 		after:     keeps,
 		every:     4,
 	},
+	{
+		name:    "phases of init, each a process",
+		prepare: func(*world) {},
+		phases: func(w *world) [][]string {
+			return phasesOf(initCurrent(w), "install", "certificates", "snapshot", "configure", "start", "health")
+		},
+		after: func(w *world) {
+			w.must(w.test.run(append([]string{"init", "phase", "etcdctl"}, w.test.settings(current)...)))
+			serves(w)
+		},
+		every: 31,
+	},
+	{
+		name:    "phases of join, each a process",
+		prepare: otherServes,
+		phases: func(w *world) [][]string {
+			return phasesOf(joinCurrent(w), "stop", "certificates", "membership", "install", "configure", "start", "health")
+		},
+		after: func(w *world) {
+			if list := w.other.etcdctl("member", "list"); strings.Count(list, ", started, ") != 2 || strings.Count(list, ", false") != 2 {
+				w.t.Errorf("not two voters:\n%s", list)
+			}
+			w.other.etcdctl("put", "after", "join")
+		},
+		every: 31,
+	},
+}
+
+// phasesOf are the command lines of single phases, with the flags of the whole operation each time.
+func phasesOf(operation []string, names ...string) [][]string {
+	var calls [][]string
+	for _, name := range names {
+		calls = append(calls, slices.Concat(operation[:1], []string{"phase", name}, operation[1:]))
+	}
+	return calls
 }
 
 func initCurrent(w *world) []string { return append([]string{"init"}, w.test.settings(current)...) }
