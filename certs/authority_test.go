@@ -162,6 +162,9 @@ func TestJoinWithoutCA(t *testing.T) {
 	a.From = "10.0.0.1"
 	_, err = a.Given().Check(context.Background())
 	wantError(t, err, errs.Precondition, "root@10.0.0.1:/etc/etcd/pki/ca.crt")
+	a.From = "fd00::1"
+	_, err = a.Given().Check(context.Background())
+	wantError(t, err, errs.Precondition, "root@[fd00::1]:/etc/etcd/pki/ca.crt")
 }
 
 // TestCreatedCA states what a CA of ours says: ten years, backdated, for signing leaves, and known as ours.

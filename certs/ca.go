@@ -71,6 +71,9 @@ func bring(h *host.Host, dir, from string, files ...string) string {
 	if from == "" {
 		from = "EXISTING-NODE"
 	}
+	if strings.Contains(from, ":") { // IPv6
+		from = "[" + from + "]"
+	}
 	var sources []string
 	for _, f := range files {
 		sources = append(sources, "root@"+from+":"+path.Join(dir, f))

@@ -2,7 +2,7 @@ package lifecycle
 
 import (
 	"context"
-	"strings"
+	"net"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
@@ -53,7 +53,7 @@ func hostOf(endpoints []string) string {
 	if len(endpoints) == 0 {
 		return ""
 	}
-	host, _, _ := strings.Cut(strings.TrimPrefix(endpoints[0], "https://"), ":")
+	host, _, _ := net.SplitHostPort(hostPort(endpoints[0]))
 	return host
 }
 
