@@ -24,17 +24,18 @@ type Settings struct {
 	CertsDir                string
 	Version                 version.Etcd // that will read the settings
 	BindAddress             netip.Addr
+	PeerURL, ClientURL      string            // advertised; "": those at the bind address
 	QuotaBytes              int64             // size limit of the database; 0: etcd's own
 	CipherSuites            []string          // names of crypto/tls; they count for TLS 1.2 alone; none: Go's choice
 	PeerCertAllowedHostname string            // a name that every peer's certificate must carry; "": none is asked for
 	ExtraEnv                map[string]string // more variables of etcd, and of the Go runtime in it
 }
 
-// Listeners are the URLs of one member.
+// Listeners are the URLs that one member listens on.
 type Listeners struct {
-	Peer    string   // listened on, and advertised: https://<ip>:2380
-	Client  string   // advertised: https://<ip>:2379
-	Clients []string // listened on: the advertised one, and one on loopback
+	Peer    string   // https://<ip>:2380
+	Client  string   // https://<ip>:2379
+	Clients []string // that one, and one on loopback
 	Local   string   // for clients on the node itself
 	Metrics string   // plain HTTP, on loopback only
 }
@@ -112,9 +113,9 @@ func (s Settings) Environment(pathFor func(logical string) string) ([]KV, error)
 		{"ETCD_STRICT_RECONFIG_CHECK", "true"},
 
 		{"ETCD_LISTEN_PEER_URLS", l.Peer},
-		{"ETCD_INITIAL_ADVERTISE_PEER_URLS", l.Peer},
+		{"ETCD_INITIAL_ADVERTISE_PEER_URLS", cmp.Or(s.PeerURL, l.Peer)},
 		{"ETCD_LISTEN_CLIENT_URLS", strings.Join(l.Clients, ",")},
-		{"ETCD_ADVERTISE_CLIENT_URLS", l.Client},
+		{"ETCD_ADVERTISE_CLIENT_URLS", cmp.Or(s.ClientURL, l.Client)},
 		{"ETCD_LISTEN_METRICS_URLS", l.Metrics},
 
 		{"ETCD_CERT_FILE", cert("server.crt")},

@@ -26,7 +26,8 @@ type Config struct {
 	InstallDir             string            `json:"installDir" yaml:"installDir"`
 	CertsDir               string            `json:"certsDir" yaml:"certsDir"`
 	DataDir                string            `json:"dataDir" yaml:"dataDir"`
-	BindAddress            string            `json:"bindAddress" yaml:"bindAddress"` // an IP address in its canonical form
+	BindAddress            string            `json:"bindAddress" yaml:"bindAddress"`                         // an IP address in its canonical form
+	AdvertiseName          string            `json:"advertiseName,omitempty" yaml:"advertiseName,omitempty"` // a DNS name, lower case; "": the address
 	ServerCertExtraSANs    []string          `json:"serverCertExtraSANs" yaml:"serverCertExtraSANs"`
 	InitSystem             string            `json:"initSystem" yaml:"initSystem"` // one of InitSystems
 	ImageRepository        string            `json:"imageRepository" yaml:"imageRepository"`
@@ -76,7 +77,7 @@ type Facts struct {
 }
 
 // Default fills the fields that are empty, and brings the others to one spelling: paths without a trailing slash,
-// versions without a leading v, addresses in their canonical form. What makes no sense it leaves to Validate.
+// versions without a leading v, addresses and names in their canonical form. What makes no sense it leaves to Validate.
 func Default(c *Config, f Facts) {
 	address := ""
 	if f.Address.IsValid() {
@@ -90,6 +91,7 @@ func Default(c *Config, f Facts) {
 	c.CertsDir = trimSlash(cmp.Or(c.CertsDir, constants.DefaultCertsDir))
 	c.DataDir = trimSlash(cmp.Or(c.DataDir, constants.DefaultDataDir))
 	c.BindAddress = canonical(cmp.Or(c.BindAddress, address))
+	c.AdvertiseName = strings.ToLower(strings.TrimSuffix(c.AdvertiseName, "."))
 	c.InitSystem = cmp.Or(c.InitSystem, InitSystems[0])
 	c.ImageRepository = cmp.Or(c.ImageRepository, constants.DefaultImageRepository)
 	c.KubeletPodManifestPath = trimSlash(cmp.Or(c.KubeletPodManifestPath, constants.DefaultManifestDir))
@@ -136,10 +138,18 @@ func (c Config) Without(keys ...string) Config {
 }
 
 // PeerURL returns the URL under which other members reach this one.
-func (c Config) PeerURL() string { return endpoint(c.BindAddress, constants.PeerPort) }
+func (c Config) PeerURL() string {
+	return endpoint(cmp.Or(c.AdvertiseName, c.BindAddress), constants.PeerPort)
+}
 
 // ClientURL returns the URL under which clients reach this member.
-func (c Config) ClientURL() string { return endpoint(c.BindAddress, constants.ClientPort) }
+func (c Config) ClientURL() string {
+	return endpoint(cmp.Or(c.AdvertiseName, c.BindAddress), constants.ClientPort)
+}
+
+// LocalURL returns the client URL at which the node itself finds its member. A host may know itself by a name at another
+// address than others do: Debian's installer writes 127.0.1.1.
+func (c Config) LocalURL() string { return endpoint(c.BindAddress, constants.ClientPort) }
 
 func endpoint(address string, port int) string {
 	return "https://" + net.JoinHostPort(address, strconv.Itoa(port))

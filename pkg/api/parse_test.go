@@ -86,7 +86,7 @@ func TestParseEmpty(t *testing.T) {
 func full() Config {
 	return Config{
 		APIVersion: "etcdadm/v1", Kind: "Config", Name: "no", Version: "3.6.14-eks-1-30-2", ReleaseURL: "file:///srv/a b#c: d",
-		InstallDir: "/opt/bin", CertsDir: "/etc/etcd/pki", DataDir: "/var/lib/etcd", BindAddress: "fd00::1",
+		InstallDir: "/opt/bin", CertsDir: "/etc/etcd/pki", DataDir: "/var/lib/etcd", BindAddress: "fd00::1", AdvertiseName: "etcd-1.example.com",
 		ServerCertExtraSANs: []string{"*.example.com", "::1"}, InitSystem: "process", ImageRepository: "reg:5000/etcd",
 		KubeletPodManifestPath: "/m", CipherSuites: []string{"- x", "# y"}, DiskPriorities: []string{"Nice=-10", `CPUAffinity=0, "1" \ % é`},
 		DownloadConnectTimeout: Duration{90 * time.Second}, KeyAlgorithm: "rsa-3072", QuotaBackendBytes: 8 << 30,

@@ -54,6 +54,8 @@ var Settings = []Setting{
 		func(c *Config) any { return &c.DataDir }),
 	setting("bindAddress", "bind-address", "init join restore status info snapshot", "IP address that etcd listens on and advertises", "the first global address on the default route's interface, IPv4 before IPv6",
 		func(c *Config) any { return &c.BindAddress }),
+	setting("advertiseName", "advertise-name", "init join restore", "DNS name that etcd advertises in place of its address; every node and client must resolve it", "none",
+		func(c *Config) any { return &c.AdvertiseName }),
 	setting("serverCertExtraSANs", "server-cert-extra-sans", "init join", "more names and addresses for the server certificate", "none",
 		func(c *Config) any { return &c.ServerCertExtraSANs }),
 	setting("initSystem", "init-system", "init join reset restore status", "what keeps etcd running: systemd, kubelet or process", InitSystems[0],

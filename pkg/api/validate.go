@@ -60,6 +60,7 @@ func (c Config) Validate() []Problem {
 	v.releaseURL(c.ReleaseURL)
 	v.paths(c)
 	v.bindAddress(c.BindAddress)
+	v.advertiseName(c.AdvertiseName)
 	for _, san := range c.ServerCertExtraSANs {
 		v.san(san)
 	}
@@ -164,7 +165,7 @@ func (v *judge) bindAddress(s string) {
 	case s == "":
 		v.add(field, "no address of this host was found that other members could reach", hint)
 	case err != nil:
-		v.add(field, fmt.Sprintf("%q is not an IP address", s), hint)
+		v.add(field, fmt.Sprintf("%q is not an IP address", s), hint+"; and a name by which others know it: --advertise-name NAME")
 	case a.IsUnspecified():
 		v.add(field, fmt.Sprintf("%s means every address; other members need one that they can reach", a), hint)
 	case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
@@ -177,6 +178,20 @@ func (v *judge) bindAddress(s string) {
 }
 
 var dnsName = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+func (v *judge) advertiseName(s string) {
+	const field, hint = "advertiseName", "for example: --advertise-name etcd-1.example.com"
+	_, err := netip.ParseAddr(s)
+	switch {
+	case s == "":
+	case err == nil:
+		v.add(field, fmt.Sprintf("%s is an address, which is advertised as it is", s), "--bind-address %s", s)
+	case reserved(s):
+		v.add(field, fmt.Sprintf("%q is reserved: it is what peer certificates are told by", s), hint)
+	case len(s) > 253 || strings.HasPrefix(s, "*") || !dnsName.MatchString(s):
+		v.add(field, fmt.Sprintf("%q is not the DNS name of one host", s), hint)
+	}
+}
 
 func (v *judge) san(s string) {
 	const field, hint = "serverCertExtraSANs", "for example: --server-cert-extra-sans etcd.example.com,10.0.0.7"

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/errs"
 )
 
@@ -89,6 +90,10 @@ func TestValidateRefuses(t *testing.T) {
 		{func(c *Config) { c.InitSystem, c.KubeletPodManifestPath = Kubelet, "/var/lib/etcd/m" }, `kubeletPodManifestPath: /var/lib/etcd/m lies in the data directory`},
 		{func(c *Config) { c.BindAddress = "" }, `bindAddress: no address of this host was found that other members could reach`},
 		{func(c *Config) { c.BindAddress = "node1" }, `bindAddress: "node1" is not an IP address`},
+		{func(c *Config) { c.AdvertiseName = "10.0.0.7" }, `advertiseName: 10.0.0.7 is an address, which is advertised as it is`},
+		{func(c *Config) { c.AdvertiseName = "*.example.com" }, `advertiseName: "*.example.com" is not the DNS name of one host`},
+		{func(c *Config) { c.AdvertiseName = "etcd-1:2380" }, `advertiseName: "etcd-1:2380" is not the DNS name of one host`},
+		{func(c *Config) { c.AdvertiseName = constants.PeerMarker }, `advertiseName: "` + constants.PeerMarker + `" is reserved: it is what peer certificates are told by`},
 		{func(c *Config) { c.BindAddress = "10.0.0.1:2380" }, `bindAddress: "10.0.0.1:2380" is not an IP address`},
 		{func(c *Config) { c.BindAddress = "0.0.0.0" }, `bindAddress: 0.0.0.0 means every address; other members need one that they can reach`},
 		{func(c *Config) { c.BindAddress = "::" }, `bindAddress: :: means every address`},

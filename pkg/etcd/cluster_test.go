@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -281,7 +280,7 @@ func TestPeerAnswer(t *testing.T) {
 
 func TestSourceAddress(t *testing.T) {
 	t.Parallel()
-	got, err := SourceAddress(netip.MustParseAddrPort("127.0.0.1:2380"))
+	got, err := SourceAddress("127.0.0.1:2380")
 	if err != nil || !got.IsLoopback() {
 		t.Errorf("%s, %v", got, err)
 	}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"etcdadm/constants"
 )
 
 // PeerInfo is what an etcd shows on its peer port.
@@ -81,12 +83,12 @@ func PeerAnswer(ctx context.Context, peerURL string, t *tls.Config) (PeerInfo, e
 	return info, nil
 }
 
-// SourceAddress returns the address of this host that its connections to the target come from. Members compare it with the
-// peer certificate of whoever connects. No packet is sent.
-func SourceAddress(target netip.AddrPort) (netip.Addr, error) {
-	conn, err := net.Dial("udp", target.String())
+// SourceAddress returns the address of this host that its connections to the target come from, an address or a name with a
+// port. Members compare it with the peer certificate of whoever connects. No packet is sent, but to resolve a name.
+func SourceAddress(target string) (netip.Addr, error) {
+	conn, err := (&net.Dialer{Timeout: constants.DialTimeout}).Dial("udp", target)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("no route to %s: %w", target.Addr(), netProblem(err))
+		return netip.Addr{}, fmt.Errorf("no route to %s: %w", target, netProblem(err))
 	}
 	defer conn.Close()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil

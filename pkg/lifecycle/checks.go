@@ -19,7 +19,7 @@ import (
 
 // CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
 var CheckNames = []string{
-	"Address", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMoved", "DatabaseSpace",
+	"Address", "AdvertiseName", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMoved", "DatabaseSpace",
 	"DiskLatency", "Firewall", "ForeignUnit", "FreeSpace", "MemberName", "Name", "OneAddress", "OpenFiles", "OtherMembers", "Ports", "Proxy",
 	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
 }
@@ -49,6 +49,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "Architecture", "architecture", preflight.Architecture{Arch: runtime.GOARCH}),
 		check(phase, "Name", "name", preflight.Name{Name: n.Config.Name, PeerURL: n.Config.PeerURL()}),
 		check(phase, "Address", "bind address", preflight.Address{Address: n.address()}),
+		check(phase, "AdvertiseName", "advertised name", preflight.Advertised{Name: n.Config.AdvertiseName, Address: n.address()}),
 		check(phase, "Version", "version of etcd", gate),
 		check(phase, "VersionChange", "change of the version", converge.CheckFunc(n.versionChange)),
 		check(phase, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)),
@@ -277,7 +278,7 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 	}
 	if have != n.Config.PeerURL() {
 		return false, errs.New(errs.Precondition, "the member in %s is known to its cluster by %s, not by %s", n.Config.DataDir, have, n.Config.PeerURL()).
-			Hint("to keep it, run this command with the address that it has").
+			Hint("to keep it, run this command with the address and the name that it has: --bind-address, --advertise-name").
 			Hint("to give this node another address: etcdadm reset, then join again")
 	}
 	return true, nil

@@ -76,6 +76,7 @@ func (n *Node) envFile(quota int64, marker bool) (service.EnvFile, error) {
 	}
 	s := service.Settings{
 		Name: n.Config.Name, CertsDir: n.Config.CertsDir, Version: n.version(), BindAddress: n.address(),
+		PeerURL: n.Config.PeerURL(), ClientURL: n.Config.ClientURL(),
 		QuotaBytes: n.Config.QuotaBackendBytes, CipherSuites: n.Config.CipherSuites, ExtraEnv: n.Config.ExtraEnv,
 	}
 	if s.QuotaBytes == 0 {

@@ -25,12 +25,12 @@ func (n *Node) leaveLast(ctx context.Context, running bool) ([]converge.Step, er
 		}
 		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: constants.StartTimeout, Why: n.why,
 			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
-				return etcd.Healthy{Cluster: c, Endpoint: n.Config.ClientURL()}
+				return etcd.Healthy{Cluster: c, Endpoint: n.Config.LocalURL()}
 			}))})
 	}
 	return append(steps, once("leave/last", "last voter", n.local(func(c *etcd.Cluster) converge.Checker {
 		return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
-			s, err := c.Status(ctx, n.Config.ClientURL())
+			s, err := c.Status(ctx, n.Config.LocalURL())
 			if err != nil {
 				return nil, err
 			}
@@ -89,7 +89,7 @@ func onlyVoter(m snapshot.Membership) bool {
 
 // SaveSnapshot saves a verified snapshot from the member on this node into a file of the caller.
 func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, error) {
-	c, err := n.cluster(n.Config.ClientURL())
+	c, err := n.cluster(n.Config.LocalURL())
 	if err != nil {
 		return snapshot.Info{}, err
 	}
@@ -97,11 +97,11 @@ func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, err
 }
 
 func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snapshot.Info, error) {
-	if _, err := c.Status(ctx, n.Config.ClientURL()); err != nil {
-		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.ClientURL(), err).
+	if _, err := c.Status(ctx, n.Config.LocalURL()); err != nil {
+		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.LocalURL(), err).
 			Hint("look at this node: etcdadm status")
 	}
-	client, err := clientv3.New(c.ClientConfig(n.Config.ClientURL()))
+	client, err := clientv3.New(c.ClientConfig(n.Config.LocalURL()))
 	if err != nil {
 		return snapshot.Info{}, err
 	}

@@ -16,7 +16,7 @@ import (
 
 // health is the member serving, after which nothing of the first start is of use any more.
 func (n *Node) health(context.Context) ([]converge.Step, error) {
-	endpoint := n.Config.ClientURL()
+	endpoint := n.Config.LocalURL()
 	return []converge.Step{
 		{Name: "health/serving", Short: "etcd serves", Within: constants.StartTimeout, Why: n.why, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
 			return etcd.Healthy{Cluster: c, Endpoint: endpoint}
@@ -28,11 +28,11 @@ func (n *Node) health(context.Context) ([]converge.Step, error) {
 
 // identify looks up for the report who the member on this node is.
 func (n *Node) identify(ctx context.Context) (converge.Diff, error) {
-	c, err := n.cluster(n.Config.ClientURL())
+	c, err := n.cluster(n.Config.LocalURL())
 	if err != nil || n.Host.ReadOnly() {
 		return nil, nil //nolint:nilerr // a dry run on a node that is none yet
 	}
-	s, err := c.Status(ctx, n.Config.ClientURL())
+	s, err := c.Status(ctx, n.Config.LocalURL())
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (n *Node) identify(ctx context.Context) (converge.Diff, error) {
 // is no cluster yet.
 func (n *Node) local(want func(*etcd.Cluster) converge.Checker) converge.Checker {
 	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
-		c, err := n.cluster(n.Config.ClientURL())
+		c, err := n.cluster(n.Config.LocalURL())
 		if err != nil {
 			if n.Host.ReadOnly() && !errors.Is(err, fs.ErrPermission) {
 				return gap("etcd", "not set up", "serving"), nil
@@ -102,7 +102,7 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if c == nil {
 		return []converge.Step{pending("health/voter", "member votes")}, nil
 	}
-	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
+	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
 		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Why: n.why, Want: n.alive(converge.CheckFunc(n.metricsUp))},

@@ -16,6 +16,7 @@ import (
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/host"
+	"etcdadm/service"
 )
 
 // node is one with an empty root that nothing may be changed under, unless opts say otherwise.
@@ -190,11 +191,54 @@ func TestEndpointsAreClientURLs(t *testing.T) {
 	}
 }
 
+func TestTheHintOfAJoinNamesAHostToCopyFrom(t *testing.T) {
+	for endpoint, want := range map[string]string{"https://10.0.0.7:2379": "10.0.0.7", "https://[fd00::7]:2379": "fd00::7", "https://etcd-1:2379": "etcd-1"} {
+		if got := hostOf([]string{endpoint, "https://other:2379"}); got != want {
+			t.Errorf("of %s: %q", endpoint, got)
+		}
+	}
+	if got := hostOf(nil); got != "" {
+		t.Errorf("of no endpoint: %q", got)
+	}
+}
+
+func TestAMemberIsKnownByItsName(t *testing.T) {
+	n := node(t)
+	n.Config.BindAddress, n.Config.AdvertiseName, n.Config.Version = "10.0.0.7", "etcd-1.example.com", "3.6.16"
+	env, err := n.envFile(0, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(service.RenderEnv(env.Environment, "d"))
+	for _, want := range []string{
+		"ETCD_INITIAL_ADVERTISE_PEER_URLS=https://etcd-1.example.com:2380", "ETCD_ADVERTISE_CLIENT_URLS=https://etcd-1.example.com:2379",
+		"ETCD_LISTEN_PEER_URLS=https://10.0.0.7:2380", "ETCD_LISTEN_CLIENT_URLS=https://10.0.0.7:2379,https://127.0.0.1:2379",
+	} {
+		if !strings.Contains(text, "\n"+want+"\n") {
+			t.Errorf("the settings lack %s:\n%s", want, text)
+		}
+	}
+	leaves, err := n.leaves(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, named := range []bool{true, true, false, false} { // the pairs of clients are of no host
+		if slices.Contains(leaves[i].DNSNames, n.Config.AdvertiseName) != named {
+			t.Errorf("%s has the names %q", leaves[i].Name, leaves[i].DNSNames)
+		}
+	}
+	if n.Config.LocalURL() != "https://10.0.0.7:2379" {
+		t.Errorf("the node dials its member at %s: there a name may mean another address", n.Config.LocalURL())
+	}
+}
+
 func TestPeerCertificateNamesWhereConnectionsComeFrom(t *testing.T) {
 	n := node(t)
 	loopback := netip.MustParseAddr("127.0.0.1")
-	if got := n.sources([]string{"https://127.88.0.2:2379"}); !slices.Contains(got, loopback) {
-		t.Errorf("sources %v lack %s, from which loopback members are dialled", got, loopback)
+	for _, member := range []string{"https://127.88.0.2:2379", "https://localhost:2379"} {
+		if got := n.sources([]string{member}); !slices.Contains(got, loopback) {
+			t.Errorf("sources %v lack %s, from which %s is dialled", got, loopback, member)
+		}
 	}
 	n.Config.BindAddress = "192.0.2.1"
 	if got := n.sources([]string{"https://127.88.0.2:2379"}); slices.Contains(got, loopback) {

@@ -23,7 +23,7 @@ func (n *Node) peersOf(o JoinOptions) ([]string, error) {
 		return nil, err
 	}
 	endpoints := slices.Clone(o.Endpoints)
-	if own := n.Config.ClientURL(); member && !slices.Contains(endpoints, own) {
+	if own := n.Config.LocalURL(); member && !slices.Contains(endpoints, own) {
 		endpoints = append(endpoints, own)
 	}
 	return endpoints, nil

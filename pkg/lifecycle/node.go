@@ -174,11 +174,15 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 		RenewBefore: constants.RenewBefore, KeepExisting: missingOnly,
 	}
 	own := []netip.Addr{n.address()}
-	server, err := certs.Server(base, n.Config.Name, own, n.Config.ServerCertExtraSANs)
+	named := base
+	if n.Config.AdvertiseName != "" {
+		named.DNSNames = []string{n.Config.AdvertiseName}
+	}
+	server, err := certs.Server(named, n.Config.Name, own, n.Config.ServerCertExtraSANs)
 	if err != nil {
 		return nil, err
 	}
-	peer := certs.Peer(base, n.Config.Name, own, n.sources(peers), constants.PeerMarker)
+	peer := certs.Peer(named, n.Config.Name, own, n.sources(peers), constants.PeerMarker)
 	server.Owner, peer.Owner = n.owner(), n.owner() // etcd reads these two
 	env, err := n.environment()
 	if err != nil {
@@ -199,14 +203,12 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 // whatever address a member is bound to.
 func (n *Node) sources(peers []string) []netip.Addr {
 	var list []netip.Addr
-	for _, target := range append([]string{n.Config.PeerURL()}, peers...) {
+	for _, target := range append([]string{n.listeners().Peer}, peers...) {
 		if target = hostPort(target); target == "" {
 			continue
 		}
-		if at, err := netip.ParseAddrPort(target); err == nil {
-			if a, err := etcd.SourceAddress(at); err == nil && !slices.Contains(list, a) && a.IsLoopback() == n.address().IsLoopback() {
-				list = append(list, a)
-			}
+		if a, err := etcd.SourceAddress(target); err == nil && !slices.Contains(list, a) && a.IsLoopback() == n.address().IsLoopback() {
+			list = append(list, a)
 		}
 	}
 	if n.address().IsLoopback() && n.address().Is4() {

@@ -83,7 +83,7 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 	if err != nil {
 		return nil, err
 	}
-	removed := etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.ClientURL()}
+	removed := etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
 	if found.removed {
 		converge.Notef(ctx, "the cluster has removed this member already")
 		if _, err := removed.Check(ctx); err != nil && ctx.Err() == nil { // nobody is left to ask, and etcd itself has said it
@@ -125,7 +125,7 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	if err != nil {
 		return s, err
 	}
-	own := n.Config.ClientURL()
+	own := n.Config.LocalURL()
 	if backend, err := n.backend(); err == nil {
 		if state, err := backend.State(ctx); err == nil {
 			s.removed = state.Removed

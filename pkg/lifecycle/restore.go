@@ -144,7 +144,7 @@ func (n *Node) others(ctx context.Context) (cluster uint64, peers []string, err 
 			peers = append(peers, urls...)
 		}
 	}
-	if c, err := n.cluster(n.Config.ClientURL()); err == nil {
+	if c, err := n.cluster(n.Config.LocalURL()); err == nil {
 		if m, err := c.MembersSerializable(ctx); err == nil {
 			for _, member := range m.Members {
 				collect(member.PeerURLs)
@@ -178,7 +178,7 @@ func (n *Node) learnFromPeerPort(ctx context.Context, err error) (uint64, []stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
 	defer cancel()
-	info, err := etcd.PeerAnswer(ctx, n.Config.PeerURL(), t)
+	info, err := etcd.PeerAnswer(ctx, n.listeners().Peer, t)
 	if err != nil {
 		return 0, nil, errs.New(errs.Precondition, "the etcd on this node runs and does not tell who its peers are: %w", err).
 			Hint("stop it, then run this command again")

@@ -134,21 +134,21 @@ func detail(s string) string {
 }
 
 func (n *Node) describeCluster(ctx context.Context, s *Status) error {
-	c, err := n.cluster(n.Config.ClientURL())
+	c, err := n.cluster(n.Config.LocalURL())
 	if err != nil {
 		s.attend("the cluster cannot be asked: %v", err)
 		return nil
 	}
-	own, err := c.Status(ctx, n.Config.ClientURL())
+	own, err := c.Status(ctx, n.Config.LocalURL())
 	if err != nil {
-		s.attend("etcd at %s does not answer: %v", n.Config.ClientURL(), err)
+		s.attend("etcd at %s does not answer: %v", n.Config.LocalURL(), err)
 		return nil
 	}
 	s.Cluster = &ClusterStatus{ID: hexID(own.ClusterID), Members: []MemberStatus{}, Alarms: []string{}}
 	if own.Leader != 0 {
 		s.Cluster.Leader = hexID(own.Leader)
 	}
-	if err := c.LinearizableRead(ctx, n.Config.ClientURL()); err != nil {
+	if err := c.LinearizableRead(ctx, n.Config.LocalURL()); err != nil {
 		s.attend("the cluster gives no linearizable reads: %v", err)
 	} else {
 		s.Cluster.Quorum = true
@@ -304,7 +304,7 @@ type InfoDocument struct {
 
 // Info returns the member that runs on this node. Where none runs, that is an error.
 func Info(ctx context.Context, n *Node) (*InfoDocument, error) {
-	url := n.Config.ClientURL()
+	url := n.Config.LocalURL()
 	c, err := n.cluster(url)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 )
 
@@ -53,6 +54,35 @@ func (a Address) Check(context.Context) (converge.Diff, error) {
 	return nil, e
 }
 
+// Advertised is a name that leads to this host. "" is no name.
+type Advertised struct {
+	Name    string
+	Address netip.Addr // where etcd listens
+}
+
+// Check looks the name up as this host knows it. Here it may lead to a loopback address, and elsewhere by way of another
+// address: that is a warning.
+func (a Advertised) Check(ctx context.Context) (converge.Diff, error) {
+	if a.Name == "" {
+		return nil, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, constants.DialTimeout)
+	defer cancel()
+	found, err := net.DefaultResolver.LookupNetIP(limited, "ip", a.Name)
+	if err != nil {
+		return nil, refuse("%s, and others are to reach this node by it", dialProblem(err)).
+			Hint("enter it on every node and client: echo %s >> /etc/hosts", quote(a.Address.String()+" "+a.Name))
+	}
+	for i := range found {
+		found[i] = found[i].Unmap()
+	}
+	here := func(f netip.Addr) bool { return f == a.Address || f.IsLoopback() }
+	if !slices.ContainsFunc(found, here) {
+		converge.Warnf(ctx, "the name %s leads to %s, and etcd listens at %s: see that others get here", a.Name, join(found), a.Address)
+	}
+	return nil, nil
+}
+
 // SourceAddress is a peer certificate that names the addresses from which this host speaks to its peers. A member
 // compares where a connection comes from with the certificate that is shown on it, so a host with several addresses
 // can be refused although each certificate is right.
@@ -70,14 +100,10 @@ func (s SourceAddress) Check(ctx context.Context) (converge.Diff, error) {
 		if err != nil {
 			return nil, err
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, "udp", target)
-		if err != nil {
-			continue
-		}
-		source := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")
-		_ = conn.Close()
-		if !slices.Contains(s.Named, source) && !slices.Contains(missing, source) {
-			missing, towards = append(missing, source), append(towards, target)
+		sources := sourcesTowards(ctx, target)
+		named := func(a netip.Addr) bool { return slices.Contains(s.Named, a) }
+		if len(sources) > 0 && !slices.ContainsFunc(sources, named) && !slices.Contains(missing, sources[0]) {
+			missing, towards = append(missing, sources[0]), append(towards, target)
 		}
 	}
 	if len(missing) == 0 {
@@ -88,6 +114,26 @@ func (s SourceAddress) Check(ctx context.Context) (converge.Diff, error) {
 		e = e.Hint("use the address that leads there: --bind-address %s", a)
 	}
 	return nil, e.Hint("or issue a peer certificate that names it too")
+}
+
+// sourcesTowards lists the addresses of this host from which connections to a target leave: one for each address that a
+// name has, as nobody tells at which of them the other side listens.
+func sourcesTowards(ctx context.Context, target string) []netip.Addr {
+	name, port, _ := net.SplitHostPort(target)
+	found, err := net.DefaultResolver.LookupHost(ctx, name)
+	if err != nil {
+		return nil
+	}
+	var sources []netip.Addr
+	for _, address := range found {
+		conn, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(address, port))
+		if err != nil {
+			continue
+		}
+		sources = append(sources, conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone(""))
+		_ = conn.Close()
+	}
+	return sources
 }
 
 func join(addresses []netip.Addr) string {

@@ -150,12 +150,23 @@ func TestAddress(t *testing.T) {
 	}
 }
 
+func TestAdvertised(t *testing.T) {
+	here, elsewhere := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")
+	expect(t, "no name", preflight.Advertised{Address: here}, verdict{})
+	expect(t, "this host", preflight.Advertised{Name: "localhost", Address: here}, verdict{})
+	expect(t, "this host by loopback", preflight.Advertised{Name: "localhost", Address: elsewhere}, verdict{})
+	expect(t, "another host", preflight.Advertised{Name: "192.0.2.2", Address: elsewhere}, verdict{warning: "leads to 192.0.2.2, and etcd listens at 192.0.2.1"})
+	expect(t, "nobody", preflight.Advertised{Name: "etcd-1.invalid", Address: here}, verdict{refused: "the name etcd-1.invalid does not resolve", hint: "'127.0.0.1 etcd-1.invalid' >> /etc/hosts"})
+}
+
 func TestSourceAddress(t *testing.T) {
 	one, two := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
 	peers := []string{"https://127.0.0.2:2380", "https://127.0.0.3:2380"}
 	expect(t, "named", preflight.SourceAddress{Peers: peers, Named: []netip.Addr{two, one}}, verdict{})
 	expect(t, "not named", preflight.SourceAddress{Peers: peers, Named: []netip.Addr{two}},
 		verdict{refused: "connections to 127.0.0.2:2380 leave from 127.0.0.1", hint: "--bind-address 127.0.0.1"})
+	expect(t, "by name", preflight.SourceAddress{Peers: []string{"https://localhost:2380"}, Named: []netip.Addr{one}}, verdict{})
+	expect(t, "not named, by name", preflight.SourceAddress{Peers: []string{"https://localhost:2380"}, Named: []netip.Addr{two}}, verdict{refused: "connections to localhost:2380"})
 	expect(t, "alone", preflight.SourceAddress{}, verdict{})
 	expect(t, "no such name", preflight.SourceAddress{Peers: []string{"https://etcd-1.invalid:2380"}}, verdict{})
 }
