@@ -40,6 +40,74 @@ func TestThreeNodesFromNothing(t *testing.T) {
 	}
 }
 
+// Hosts without IPv4 need no other command than hosts with it.
+func TestIPv6Only(t *testing.T) {
+	s := begin(t, 2, current)
+	a, b := s.Hosts[0], s.Hosts[1]
+	for _, h := range s.Hosts {
+		h.Run("ip", "-4", "address", "flush", "dev", "eth0")
+	}
+	s.etcdadm(a, "init")
+	s.giveCA(a, b)
+	s.etcdadm(b, "join", "https://["+a.IPv6+"]:2379")
+	s.wants(a, b)
+	s.serves(a, b)
+	if got, want := b.Run(etcdctl, "member", "list"), "https://["+b.IPv6+"]:2380, https://["+b.IPv6+"]:2379"; !strings.Contains(got, want) {
+		t.Errorf("the new member is not known by %s:\n%s", want, got)
+	}
+	s.etcdadm(a, "reset")
+	s.wants(b)
+	s.serves(b)
+}
+
+// A cluster is found by a name, and its members know each other by names: then a member may move to another address.
+func TestNamesInsteadOfAddresses(t *testing.T) {
+	s := begin(t, 3, current)
+	a, b, c := s.Hosts[0], s.Hosts[1], s.Hosts[2]
+	name := func(h *Host) string { return h.Name + ".example.com" }
+	knowEachOther := func() {
+		for _, h := range s.Hosts {
+			hosts := "127.0.0.1 localhost\n" + a.IPv4 + " etcd.example.com\n"
+			for _, other := range s.Hosts {
+				address := other.IPv4
+				if other == h {
+					address = "127.0.1.1" // as Debian's installer writes it
+				}
+				hosts += address + " " + name(other) + "\n"
+			}
+			h.Write("/etc/hosts", 0o644, hosts)
+		}
+	}
+	knowEachOther()
+	s.etcdadm(a, "init", "--advertise-name", name(a), "--server-cert-extra-sans", "etcd.example.com")
+	s.giveCA(a, b, c)
+	s.etcdadm(b, "join", "https://etcd.example.com:2379", "--advertise-name", name(b))
+	s.etcdadm(c, "join", "https://"+name(a)+":2379,https://"+name(b)+":2379") // itself by its address, beside the others
+	s.wants(a, b, c)
+	s.serves(a, b, c)
+	for _, h := range []*Host{a, b} {
+		if got, want := c.Run(etcdctl, "member", "list"), "https://"+name(h)+":2380, https://"+name(h)+":2379"; !strings.Contains(got, want) {
+			t.Errorf("%s is not known by %s:\n%s", h.Name, want, got)
+		}
+	}
+
+	b.Run("ip", "-4", "address", "flush", "dev", "eth0")
+	b.IPv4 = "10.77.0.99"
+	b.Run("ip", "address", "add", b.IPv4+"/24", "dev", "eth0")
+	knowEachOther()
+	s.etcdadm(b, "join", client(c), "--bind-address", b.IPv4)
+	s.wants(a, b, c)
+	s.serves(b, a, c)
+
+	s.etcdadm(b, "reset")
+	s.wants(a, c)
+	s.etcdadm(a, "snapshot", "save", backup)
+	s.etcdadm(c, "reset", "--skip-remove-member")
+	s.etcdadm(a, "restore", backup)
+	s.wants(a)
+	s.serves(a)
+}
+
 // A data directory that is a file system of its own, and one that is a link to such a place, stay what they are through
 // all that happens to the member. The last one that is reset leaves a snapshot, from which the cluster comes back.
 func TestDataDirectoryIsAMountOrALink(t *testing.T) {
