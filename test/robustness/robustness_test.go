@@ -1,0 +1,61 @@
+package robustness
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"etcdadm/test/release"
+)
+
+// setup is made by TestMain.
+var setup Setup
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "etcdadm-robustness-")
+	if err == nil {
+		setup.Keep = filepath.Join(os.TempDir(), "etcdadm-robustness-reports")
+		setup.Bin, err = build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// build makes etcdadm as `make build` does.
+func build(dir string) (string, error) {
+	bin := filepath.Join(dir, "etcdadm")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", bin, "./cmd/etcdadm")
+	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build etcdadm: %w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+// Whatever etcdadm does to a cluster that is in use, and whatever happens meanwhile: its clients saw nothing that etcd
+// does not promise.
+func TestNothingIsLost(t *testing.T) {
+	setup.Mirror = release.Get(t)
+	seed := uint64(1)
+	for _, scenario := range Scenarios {
+		for _, fault := range Faults {
+			seed++
+			name := strings.ReplaceAll(scenario.Name+", "+fault.Name, " ", "-")
+			t.Run(name, func(t *testing.T) {
+				out, err := setup.Run(t.Context(), t.TempDir(), "3.7.3", scenario, fault, seed)
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				t.Logf("seed %d: %d writes acknowledged, %d failed, longest time without one %s, %d repetitions", seed, out.Writes, out.Failed, out.Gap, out.Again)
+			})
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Scenario is what etcdadm does to a cluster while clients use it.
+type Scenario struct {
+	Name  string
+	Nodes int // there are that many; the first is a member when the scenario begins
+	Play  func(*Play) error
+}
+
+// Scenarios lose nothing, whatever happens to etcdadm, to etcd or to the network between them.
+var Scenarios = []Scenario{
+	{"grow to five", 5, func(p *Play) error {
+		for _, n := range p.Nodes[1:] {
+			if err := p.join(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+	{"join at the same moment", 4, func(p *Play) error {
+		return p.joinTogether(p.Nodes[1:])
+	}},
+	{"reset a follower", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		return p.reset(p.follower())
+	}},
+	{"reset the leader", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		lead, err := p.leader()
+		if err != nil {
+			return err
+		}
+		return p.reset(lead)
+	}},
+	{"replace a member without its disk", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		return p.replace(p.follower())
+	}},
+	{"restart one by one with other settings", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		for _, n := range p.members {
+			if err := p.reconfigure(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+	{"renew the certificates", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		for _, n := range p.members {
+			if err := p.renew(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+	{"run everything again", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		for _, n := range p.members {
+			if err := p.again(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+}
+
+// A Fault is what happens while an operation is under way.
+type Fault struct {
+	Name string
+	// strike makes it happen, once, at a moment of its own choice; the operation is that process on that node.
+	strike func(p *Play, n *Node, operation *os.Process, done <-chan struct{})
+}
+
+// Faults are all of them; the first is none.
+var Faults = []Fault{
+	{"none", func(*Play, *Node, *os.Process, <-chan struct{}) {}},
+	{"etcdadm is killed", func(p *Play, _ *Node, operation *os.Process, done <-chan struct{}) {
+		if p.later(done) {
+			_ = operation.Kill()
+		}
+	}},
+	{"etcd is killed", func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+		victim := p.any()
+		if p.later(done) {
+			victim.signalEtcd(syscall.SIGKILL)
+		}
+	}},
+	{"the leader freezes", func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+		victim, err := p.leader()
+		if err == nil && p.later(done) {
+			p.freeze(victim)
+		}
+	}},
+	{"the node itself freezes", func(p *Play, n *Node, _ *os.Process, done <-chan struct{}) {
+		if p.later(done) {
+			p.freeze(n)
+		}
+	}},
+}
+
+// A Play is a scenario under way.
+type Play struct {
+	*Cluster
+	ctx     context.Context
+	mu      sync.Mutex
+	random  *rand.Rand
+	fault   Fault
+	members []*Node
+	strikes sync.WaitGroup
+
+	// Again counts the runs of etcdadm beyond the first of each operation.
+	Again int
+}
+
+func (p *Play) number(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.random.IntN(n)
+}
+
+// later waits for a random moment, and tells whether the operation is still under way then.
+func (p *Play) later(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return false
+	case <-time.After(time.Duration(p.number(900)) * time.Millisecond):
+		return true
+	}
+}
+
+// freeze stops a member's process for longer than an election takes, as a machine does that is paused.
+func (p *Play) freeze(n *Node) {
+	pid := n.etcd()
+	if pid == 0 {
+		return
+	}
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
+	time.Sleep(2500 * time.Millisecond)
+	_ = syscall.Kill(pid, syscall.SIGCONT)
+}
+
+func (p *Play) any() *Node {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.members[p.random.IntN(len(p.members))]
+}
+
+// leader waits for a leader, which there is none of during an election.
+func (p *Play) leader() (*Node, error) {
+	for range 100 {
+		if n := leader(p.ctx, p.current()); n != nil {
+			return n, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil, errors.New("no member leads")
+}
+
+func (p *Play) follower() *Node {
+	lead := leader(p.ctx, p.members)
+	for _, n := range p.members[1:] {
+		if n != lead {
+			return n
+		}
+	}
+	return p.members[1]
+}
+
+func (p *Play) current() []*Node {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.members)
+}
+
+func (p *Play) set(members []*Node) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.members = members
+}
+
+// do runs etcdadm on a node while the fault strikes, and again until it succeeds: that is all that an operator knows.
+func (p *Play) do(n *Node, args ...string) error {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	var problems []error
+	for try := 0; ; try++ {
+		cmd, said := n.etcdadm(ctx, args...)
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		done := make(chan struct{})
+		if try == 0 {
+			p.strikes.Go(func() { p.fault.strike(p, n, cmd.Process, done) })
+		} else {
+			p.mu.Lock()
+			p.Again++
+			p.mu.Unlock()
+		}
+		err := cmd.Wait()
+		close(done)
+		if err == nil || errors.Is(err, context.Canceled) {
+			p.strikes.Wait()
+			return nil
+		}
+		problems = append(problems, fmt.Errorf("%s: etcdadm %s, try %d: %w\n%s", n.Name, args[0], try+1, err, said))
+		if ctx.Err() != nil || try == 9 {
+			return errors.Join(problems...)
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+func (p *Play) join(n *Node) error {
+	members := p.current()
+	if err := members[0].giveCA(n); err != nil {
+		return err
+	}
+	if err := p.do(n, n.joinArgs(members...)...); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.members = append(p.members, n)
+	return nil
+}
+
+func (p *Play) joinTogether(nodes []*Node) error {
+	problems := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { problems[i] = p.join(n) })
+	}
+	all.Wait()
+	return errors.Join(problems...)
+}
+
+// grow makes the cluster that large, undisturbed.
+func (p *Play) grow(size int) error {
+	fault := p.fault
+	p.fault = Faults[0]
+	defer func() { p.fault = fault }()
+	for _, n := range p.Nodes[len(p.members):size] {
+		if err := p.join(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Play) reset(n *Node) error {
+	p.set(slices.DeleteFunc(p.current(), func(m *Node) bool { return m == n }))
+	return p.do(n, "reset")
+}
+
+func (p *Play) replace(n *Node) error {
+	if err := n.lose(); err != nil {
+		return err
+	}
+	p.set(slices.DeleteFunc(p.current(), func(m *Node) bool { return m == n }))
+	return p.join(n)
+}
+
+// command is how a node became a member, as an operator would say it again.
+func (p *Play) command(n *Node) []string {
+	if n == p.Nodes[0] {
+		return n.initArgs()
+	}
+	var others []*Node
+	for _, m := range p.current() {
+		if m != n {
+			others = append(others, m)
+		}
+	}
+	return n.joinArgs(others...)
+}
+
+func (p *Play) reconfigure(n *Node) error {
+	file := n.root + ".yaml"
+	text := fmt.Sprintf("apiVersion: etcdadm/v1\nkind: Config\nextraEnv:\n  GOGC: \"%d\"\n", 80+p.number(20))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return p.do(n, append(p.command(n), "--config", file)...)
+}
+
+func (p *Play) renew(n *Node) error {
+	for _, leaf := range []string{"server", "peer", "etcdctl-etcd-client", "apiserver-etcd-client"} {
+		for _, kind := range []string{".crt", ".key"} {
+			if err := os.Remove(n.path("etc/etcd/pki/" + leaf + kind)); err != nil {
+				return err
+			}
+		}
+	}
+	return p.do(n, append([]string{"join", "phase", "certificates", "anything"}, n.settings()...)...)
+}
+
+func (p *Play) again(n *Node) error {
+	args := p.command(n)
+	if err := p.do(n, args...); err != nil {
+		return err
+	}
+	return n.unchanged(p.ctx, args...)
+}
