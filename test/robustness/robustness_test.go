@@ -59,3 +59,24 @@ func TestNothingIsLost(t *testing.T) {
 		}
 	}
 }
+
+// A restore loses what was written after the snapshot, and nothing else; and no client can take the new epoch for the
+// old one.
+func TestRestoreKeepsTheSnapshot(t *testing.T) {
+	setup.Mirror = release.Get(t)
+	out, err := setup.RunRestore(t.Context(), t.TempDir(), "3.7.3", Faults[0], 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d writes acknowledged", out.Writes)
+}
+
+// Without the bump of revisions, clients of the old epoch would be deceived: the judge has to see that.
+func TestRestoreWithoutBumpIsCaught(t *testing.T) {
+	setup.Mirror = release.Get(t)
+	_, err := setup.RunRestore(t.Context(), t.TempDir(), "3.7.3", Faults[0], 1, "--bump-revision", "0")
+	if err == nil || !strings.Contains(err.Error(), "was acknowledged") || !strings.Contains(err.Error(), "not told that it is compacted") {
+		t.Fatalf("a restore without a bump is judged: %v", err)
+	}
+	t.Log(err)
+}
