@@ -35,7 +35,7 @@ import (
 
 const (
 	// watchersEnd is how long the watchers may take to see the last write.
-	watchersEnd = time.Minute
+	watchersEnd = 30 * time.Second
 	// modelEnd is how long the model may think.
 	modelEnd = 5 * time.Minute
 )
@@ -239,8 +239,8 @@ func persisted(members map[string]string, upTo uint64) ([]model.EtcdRequest, err
 	return report.PersistedRequests(lg, copies)
 }
 
-// copyWAL copies the log of a member without what etcd's reader does not know: questions about alarms pass through the
-// log, change nothing, and are asked by reset.
+// copyWAL copies the log of a member without what etcd's reader does not know and what changes nothing: questions about
+// alarms pass through the log, and reset asks them.
 func copyWAL(lg *zap.Logger, from, to string, upTo uint64) error {
 	state, entries, err := report.ReadWAL(lg, from)
 	if err != nil {
@@ -252,7 +252,8 @@ func copyWAL(lg *zap.Logger, from, to string, upTo uint64) error {
 			break
 		}
 		var r pb.InternalRaftRequest
-		if e.GetType() == raftpb.EntryNormal && proto.Unmarshal(e.Data, &r) == nil && r.Alarm != nil {
+		// etcd 3.5 writes down what it knows of members in an encoding that 3.7 cannot read any more.
+		if e.GetType() == raftpb.EntryNormal && (proto.Unmarshal(e.Data, &r) != nil || r.Alarm != nil) {
 			e.Data = nil
 		}
 		kept = append(kept, e)

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -33,6 +33,7 @@ type Cluster struct {
 	bin, version string
 	mirror       release.Mirror
 	hold         net.Listener
+	env          []string // more variables of etcdadm
 }
 
 // A Node is one machine, and may be a member.
@@ -67,7 +68,7 @@ func NewCluster(dir, bin, version string, mirror release.Mirror, n int) (*Cluste
 func (c *Cluster) Close() error {
 	problems := []error{c.hold.Close()}
 	for _, n := range c.Nodes {
-		problems = append(problems, n.door.Close(), n.stop())
+		problems = append(problems, n.door.Close(), process.Down(n.root))
 	}
 	return errors.Join(problems...)
 }
@@ -84,10 +85,12 @@ func doors(nodes []*Node) (addresses []string) {
 func dataDirs(nodes []*Node) map[string]string {
 	dirs := map[string]string{}
 	for _, n := range nodes {
-		dirs[n.Name] = n.path("var/lib/etcd")
+		dirs[n.Name] = n.dataDir()
 	}
 	return dirs
 }
+
+func (n *Node) dataDir() string { return n.path("var/lib/etcd") }
 
 func (n *Node) path(p string) string { return filepath.Join(n.root, p) }
 
@@ -117,6 +120,7 @@ func (n *Node) etcdadm(ctx context.Context, args ...string) (*exec.Cmd, *bytes.B
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, n.cluster.bin, append([]string{"--root", n.root}, args...)...)
 	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Env = append(os.Environ(), n.cluster.env...)
 	// What it starts and leaves behind holds its streams: nobody waits for those.
 	cmd.WaitDelay = time.Second
 	return cmd, &said
@@ -133,99 +137,16 @@ func (n *Node) must(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// giveCA brings the CA to other nodes, as an operator would.
-func (n *Node) giveCA(to ...*Node) error {
-	for _, t := range to {
-		if err := os.MkdirAll(t.path("etc/etcd/pki"), 0o755); err != nil {
-			return err
-		}
-		for _, f := range []string{"ca.crt", "ca.key"} {
-			data, err := os.ReadFile(n.path("etc/etcd/pki/" + f))
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(t.path("etc/etcd/pki/"+f), data, 0o600); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// supervisor returns the process that holds etcd, 0 when there is none. The file that names it may be old.
-func (n *Node) supervisor() int {
-	data, err := os.ReadFile(n.path("run/etcdadm/supervisor"))
-	if err != nil {
-		return 0
-	}
-	pid, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
-	p, err := strconv.Atoi(pid)
-	if err != nil {
-		return 0
-	}
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
-	if err != nil || !bytes.Contains(args, []byte(n.root)) {
-		return 0
-	}
-	return p
-}
-
-// etcd returns the process of the member, 0 when it does not run.
-func (n *Node) etcd() int {
-	s := n.supervisor()
-	if s == 0 {
-		return 0
-	}
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s))
-	for _, t := range threads {
-		data, _ := os.ReadFile(t)
-		for _, f := range strings.Fields(string(data)) {
-			if p, err := strconv.Atoi(f); err == nil {
-				return p
-			}
-		}
-	}
-	return 0
-}
-
 // signalEtcd sends a signal to the member's process, if it runs.
 func (n *Node) signalEtcd(s syscall.Signal) {
-	if p := n.etcd(); p != 0 {
+	if p := process.Etcd(n.root); p != 0 {
 		_ = syscall.Kill(p, s)
 	}
 }
 
-// stop ends what runs on the node at once, as the loss of power does.
-func (n *Node) stop() error {
-	etcd := n.etcd()
-	s := n.supervisor()
-	for _, p := range []int{s, etcd} {
-		if p != 0 {
-			_ = syscall.Kill(p, syscall.SIGKILL)
-		}
-	}
-	for range 1000 {
-		if n.supervisor() == 0 && (etcd == 0 || !alive(etcd)) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return fmt.Errorf("%s does not end", n.Name)
-}
-
-// alive tells whether a process runs, one that has ended and was not waited for does not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	i := bytes.LastIndexByte(stat, ')')
-	return i > 0 && len(stat) > i+2 && stat[i+2] != 'Z' && stat[i+2] != 'X'
-}
-
 // lose ends the node and takes its disk away.
 func (n *Node) lose() error {
-	return errors.Join(n.stop(), os.RemoveAll(n.root))
+	return errors.Join(process.Down(n.root), os.RemoveAll(n.root))
 }
 
 // talk returns a client that talks to the members behind some doors.

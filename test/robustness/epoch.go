@@ -242,4 +242,3 @@ func consistentIndex(snapshot string) (index uint64, err error) {
 	})
 	return index, err
 }
-

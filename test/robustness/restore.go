@@ -4,46 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/test/process"
 )
 
 // RunRestore loses the majority of a cluster in use, restores the cluster from a snapshot that was taken while it was in
 // use, lets the others join again, and judges both epochs. More arguments for restore may be given.
 func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault, seed uint64, more ...string) (out Outcome, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return out, err
-	}
-	c, err := NewCluster(dir, s.Bin, version, s.Mirror, 3)
+	play, err := s.begin(ctx, dir, version, 3, fault, seed)
 	if err != nil {
 		return out, err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+	defer func() { err = errors.Join(err, play.Close()) }()
+	c := play.Cluster
 	first, others := c.Nodes[0], c.Nodes[1:]
-	if err := first.must(ctx, first.initArgs()...); err != nil {
-		return out, err
-	}
 	one, err := Record(ctx, doors(c.Nodes), true)
 	if err != nil {
 		return out, err
 	}
-	play := &Play{Cluster: c, ctx: ctx, random: rand.New(rand.NewPCG(seed, seed)), fault: fault, members: c.Nodes[:1:1]}
 	snapshot := filepath.Join(dir, "snapshot.db")
 	err = play.until(
 		func() error { return play.grow(3) },
 		func() error { return play.do(first, "snapshot", "save", snapshot) },
 		// What is written now is lost.
-		func() error { time.Sleep(time.Duration(200+play.number(800)) * time.Millisecond); return nil },
+		play.pause,
 	)
 	// The majority dies. What the dead have on their disks is for the judge only.
 	copies := map[string]string{}
 	for _, n := range others {
-		err = errors.Join(err, n.stop())
+		err = errors.Join(err, process.Down(n.root))
 	}
 	one.Abandon()
 	for name, from := range dataDirs(c.Nodes) {
@@ -56,7 +51,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	if err != nil {
 		return out, err
 	}
-	keep := filepath.Join(s.Keep, fmt.Sprintf("%s-%d-restore", version, seed))
+	keep := s.keep(version, seed)
 	if err := one.Check(copies, keep); err != nil {
 		return out, fmt.Errorf("the first epoch: %w (kept in %s)", err, keep)
 	}

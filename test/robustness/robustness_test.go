@@ -1,6 +1,7 @@
 package robustness
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,9 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		setup.Keep = filepath.Join(os.TempDir(), "etcdadm-robustness-reports")
 		setup.Bin, err = build(dir)
+	}
+	if err == nil {
+		setup.Mirror, err = release.Build(context.Background(), os.Stderr, release.Versions...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -43,13 +47,13 @@ func build(dir string) (string, error) {
 // Whatever etcdadm does to a cluster that is in use, and whatever happens meanwhile: its clients saw nothing that etcd
 // does not promise.
 func TestNothingIsLost(t *testing.T) {
-	setup.Mirror = release.Get(t)
 	seed := uint64(1)
 	for _, scenario := range Scenarios {
 		for _, fault := range Faults {
 			seed++
 			name := strings.ReplaceAll(scenario.Name+", "+fault.Name, " ", "-")
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				out, err := setup.Run(t.Context(), t.TempDir(), "3.7.3", scenario, fault, seed)
 				if err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
@@ -63,7 +67,7 @@ func TestNothingIsLost(t *testing.T) {
 // A restore loses what was written after the snapshot, and nothing else; and no client can take the new epoch for the
 // old one.
 func TestRestoreKeepsTheSnapshot(t *testing.T) {
-	setup.Mirror = release.Get(t)
+	t.Parallel()
 	out, err := setup.RunRestore(t.Context(), t.TempDir(), "3.7.3", Faults[0], 1)
 	if err != nil {
 		t.Fatal(err)
@@ -72,8 +76,8 @@ func TestRestoreKeepsTheSnapshot(t *testing.T) {
 }
 
 // Without the bump of revisions, clients of the old epoch would be deceived: the judge has to see that.
-func TestRestoreWithoutBumpIsCaught(t *testing.T) {
-	setup.Mirror = release.Get(t)
+func TestRestoreWithoutBumpIsFound(t *testing.T) {
+	t.Parallel()
 	_, err := setup.RunRestore(t.Context(), t.TempDir(), "3.7.3", Faults[0], 1, "--bump-revision", "0")
 	if err == nil || !strings.Contains(err.Error(), "was acknowledged") || !strings.Contains(err.Error(), "not told that it is compacted") {
 		t.Fatalf("a restore without a bump is judged: %v", err)

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"etcdadm/test/process"
 )
 
 // A Scenario is what etcdadm does to a cluster while clients use it.
@@ -92,31 +96,33 @@ var Scenarios = []Scenario{
 // A Fault is what happens while an operation is under way.
 type Fault struct {
 	Name string
+	// disturbs tells that it takes members away for a while, and so may take the quorum away.
+	disturbs bool
 	// strike makes it happen, once, at a moment of its own choice; the operation is that process on that node.
 	strike func(p *Play, n *Node, operation *os.Process, done <-chan struct{})
 }
 
 // Faults are all of them; the first is none.
 var Faults = []Fault{
-	{"none", func(*Play, *Node, *os.Process, <-chan struct{}) {}},
-	{"etcdadm is killed", func(p *Play, _ *Node, operation *os.Process, done <-chan struct{}) {
+	{"none", false, func(*Play, *Node, *os.Process, <-chan struct{}) {}},
+	{"etcdadm is killed", false, func(p *Play, _ *Node, operation *os.Process, done <-chan struct{}) {
 		if p.later(done) {
 			_ = operation.Kill()
 		}
 	}},
-	{"etcd is killed", func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+	{"etcd is killed", true, func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
 		victim := p.any()
 		if p.later(done) {
 			victim.signalEtcd(syscall.SIGKILL)
 		}
 	}},
-	{"the leader freezes", func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+	{"the leader freezes", true, func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
 		victim, err := p.leader()
 		if err == nil && p.later(done) {
 			p.freeze(victim)
 		}
 	}},
-	{"the node itself freezes", func(p *Play, n *Node, _ *os.Process, done <-chan struct{}) {
+	{"the node itself freezes", true, func(p *Play, n *Node, _ *os.Process, done <-chan struct{}) {
 		if p.later(done) {
 			p.freeze(n)
 		}
@@ -132,6 +138,8 @@ type Play struct {
 	fault   Fault
 	members []*Node
 	strikes sync.WaitGroup
+	// logs are those of members that were removed: the judge needs to know what they wrote down.
+	logs map[string]string
 
 	// Again counts the runs of etcdadm beyond the first of each operation.
 	Again int
@@ -155,7 +163,7 @@ func (p *Play) later(done <-chan struct{}) bool {
 
 // freeze stops a member's process for longer than an election takes, as a machine does that is paused.
 func (p *Play) freeze(n *Node) {
-	pid := n.etcd()
+	pid := process.Etcd(n.root)
 	if pid == 0 {
 		return
 	}
@@ -237,7 +245,7 @@ func (p *Play) do(n *Node, args ...string) error {
 
 func (p *Play) join(n *Node) error {
 	members := p.current()
-	if err := members[0].giveCA(n); err != nil {
+	if err := process.GiveCA(members[0].root, n.root); err != nil {
 		return err
 	}
 	if err := p.do(n, n.joinArgs(members...)...); err != nil {
@@ -273,16 +281,50 @@ func (p *Play) grow(size int) error {
 }
 
 func (p *Play) reset(n *Node) error {
+	if err := p.keepLog(n); err != nil {
+		return err
+	}
 	p.set(slices.DeleteFunc(p.current(), func(m *Node) bool { return m == n }))
 	return p.do(n, "reset")
 }
 
 func (p *Play) replace(n *Node) error {
+	if err := p.keepLog(n); err != nil {
+		return err
+	}
 	if err := n.lose(); err != nil {
 		return err
 	}
 	p.set(slices.DeleteFunc(p.current(), func(m *Node) bool { return m == n }))
 	return p.join(n)
+}
+
+// keepLog keeps the log of a member that is about to leave: the same files under a second name, so that they show what is
+// yet written to them.
+func (p *Play) keepLog(n *Node) error {
+	name := fmt.Sprintf("%s-removed-%d", n.Name, len(p.logs))
+	to := n.root + "-" + name
+	files, err := filepath.Glob(filepath.Join(n.dataDir(), "member/wal/*.wal"))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(to, "member/wal"), 0o700); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.Link(f, filepath.Join(to, "member/wal", filepath.Base(f))); err != nil {
+			return err
+		}
+	}
+	p.logs[name] = to
+	return nil
+}
+
+// witnesses are all who know what was written: the members, and those that were.
+func (p *Play) witnesses() map[string]string {
+	all := dataDirs(p.current())
+	maps.Copy(all, p.logs)
+	return all
 }
 
 // command is how a node became a member, as an operator would say it again.
@@ -325,4 +367,14 @@ func (p *Play) again(n *Node) error {
 		return err
 	}
 	return n.unchanged(p.ctx, args...)
+}
+
+// pause lets the clients work for a moment.
+func (p *Play) pause() error {
+	select {
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	case <-time.After(time.Duration(500+p.number(500)) * time.Millisecond):
+		return nil
+	}
 }
