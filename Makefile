@@ -20,7 +20,7 @@ GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -
 LINT_VERSION := v2.15.0
 LINT         := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build demo test lab bench mirror lint docs verify clean
+.PHONY: help build demo test lab soak bench mirror lint docs verify clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +35,13 @@ demo: build ## Play the life of a three-member cluster of real etcd on this mach
 test: build mirror ## Run every test, the stories with real etcd included
 	$(GO) test $$($(GO) list ./... | grep -v '^etcdadm/test')
 	$(GO) test -count=1 -timeout 20m ./test/...
+	cd test/robustness && $(GO) test -count=1 -timeout 20m ./...
 
 lab: mirror ## Play the stories that need real hosts: several Debians with systemd, on this machine, as root
 	LAB=required $(GO) test -count=1 -timeout 20m -v ./test/lab
+
+soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on
+	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED))
 
 bench: build mirror ## Measure init, join, install and the binary against bare etcd
 	$(GO) run ./test/bench
@@ -47,6 +51,7 @@ mirror: ## Build real etcd releases from Go modules; the last line is the path o
 
 lint: $(LINT) ## Run the linters of .golangci.yml
 	GOLANGCI_LINT_CACHE=$(CACHE)/golangci-lint $(LINT) run ./...
+	cd test/robustness && GOLANGCI_LINT_CACHE=$(CACHE)/golangci-lint $(LINT) run -c ../../.golangci.yml ./...
 
 $(LINT):
 	GOFLAGS= GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
@@ -58,6 +63,7 @@ verify: lint ## Check format, vet, lint, go.mod, generated files and the floors
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) mod tidy -diff
+	cd test/robustness && $(GO) vet ./... && $(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) run ./docs/internal/gen -check
 	@before=$$(sha256sum */*_gen.go); $(GO) generate ./binary ./service; \

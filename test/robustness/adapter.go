@@ -40,6 +40,9 @@ const (
 	modelEnd = 5 * time.Minute
 )
 
+// nop says nothing: what matters is in the verdict.
+var nop = zap.NewNop()
+
 // A Recording is the history of clients: what they asked, what they were answered, and when.
 type Recording struct {
 	lg       *zap.Logger
@@ -57,7 +60,7 @@ type Recording struct {
 func Record(ctx context.Context, doors []string, first bool) (*Recording, error) {
 	// A second epoch begins with what the first has left: its operations come later than those (see Prefix).
 	base := time.Now().Add(-time.Minute)
-	r := &Recording{lg: zap.NewNop(), base: base, finish: make(chan struct{})}
+	r := &Recording{lg: nop, base: base, finish: make(chan struct{})}
 	ids := identity.NewIDProvider()
 	r.set, r.watchers = client.NewSet(ids, base), client.NewSet(ids, base)
 	if first {
@@ -222,7 +225,7 @@ func (r *Recording) judge(reports []report.ClientReport, requests []model.EtcdRe
 
 // persisted returns the requests in the logs of the members, up to an index of raft.
 func persisted(members map[string]string, upTo uint64) ([]model.EtcdRequest, error) {
-	lg := zap.NewNop()
+	lg := nop
 	dir, err := os.MkdirTemp("", "wal-")
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -40,18 +41,23 @@ func (r *Recording) Until(snapshot string, members map[string]string) (*Epoch, e
 	if err != nil {
 		return nil, err
 	}
-	e := &Epoch{requests: requests, writes: map[string]bool{}, Acknowledged: r.Acknowledged().MaxRevision}
+	writes := map[string]bool{}
 	for _, rep := range r.reports {
 		for _, op := range rep.KeyValue {
 			if request := op.Input.(model.EtcdRequest); request.Type == model.Txn {
 				for _, o := range request.Txn.AllOperations() {
 					if o.Type == model.PutOperation {
-						e.writes[o.Put.Key+"\x00"+o.Put.Value.Value] = true
+						writes[o.Put.Key+"\x00"+o.Put.Value.Value] = true
 					}
 				}
 			}
 		}
 	}
+	return firstEpochOf(requests, writes, r.Acknowledged().MaxRevision), nil
+}
+
+func firstEpochOf(requests []model.EtcdRequest, writes map[string]bool, acknowledged int64) *Epoch {
+	e := &Epoch{requests: requests, writes: writes, Acknowledged: acknowledged}
 	// The model wants to see that the database was empty at first.
 	empty := model.EtcdRequest{Type: model.Range, Range: &model.RangeRequest{RangeOptions: model.RangeOptions{Start: "key"}}}
 	for i, request := range append([]model.EtcdRequest{empty}, requests...) {
@@ -62,7 +68,7 @@ func (r *Recording) Until(snapshot string, members map[string]string) (*Epoch, e
 		state, response := e.state.Step(e.history[i].Input.(model.EtcdRequest))
 		e.state, e.history[i].Output, e.history[i].Metadata = state, response, response
 	}
-	return e, nil
+	return e
 }
 
 // firstEpoch is the client that repeats the first epoch; the numbers of real ones are small.
@@ -109,10 +115,15 @@ func (r *Recording) CheckAfter(e *Epoch, began int64, members map[string]string,
 	if err := r.compacted(e.Revision(), began); err != nil {
 		return err
 	}
-	requests, err := persisted(members, 1<<62)
+	requests, err := persisted(members, math.MaxUint64)
 	if err != nil {
 		return err
 	}
+	return r.judgeAfter(e, requests, began, members, keep)
+}
+
+// judgeAfter moves the second epoch back behind the first, and judges both as one.
+func (r *Recording) judgeAfter(e *Epoch, requests []model.EtcdRequest, began int64, members map[string]string, keep string) error {
 	back := began - e.Revision()
 	shift := func(revision *int64) {
 		if *revision >= began-back/2 {
