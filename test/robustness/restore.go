@@ -132,8 +132,8 @@ func watchTellsOfTheGap(ctx context.Context, n *Node, revision int64) error {
 	}
 	defer func() { _ = c.Close() }()
 	response := <-c.Watch(ctx, "", clientv3.WithPrefix(), clientv3.WithRev(revision))
-	if !errors.Is(response.Err(), rpctypes.ErrCompacted) {
-		return fmt.Errorf("a watch from revision %d of the first epoch is not told that it is compacted: it got %d events and the error %v", revision, len(response.Events), response.Err())
+	if err := response.Err(); !errors.Is(err, rpctypes.ErrCompacted) {
+		return errors.Join(fmt.Errorf("a watch from revision %d of the first epoch is not told that it is compacted: it got %d events", revision, len(response.Events)), err)
 	}
 	return nil
 }
