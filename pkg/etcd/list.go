@@ -216,19 +216,30 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 		}
 		problems[i] = a.endpoint + ": " + said(a.err)
 	}
-	list := strings.Join(problems, "; ")
+	list := unheard(strings.Join(problems, "; "))
 	switch {
 	case ctx.Err() != nil && learners+certificates == 0:
 		return answer{}, fmt.Errorf("no endpoint of the cluster answered (%s): %w", list, ctx.Err())
 	case learners > 0:
-		return answer{}, errs.New(errs.Precondition, "no voter of the cluster answers (%s)", list).
+		return answer{}, errs.New(errs.Precondition, "no voter of the cluster answers (%w)", list).
 			Hint("name the client URL of a member that votes")
 	case certificates == len(all):
 		return answer{}, errs.New(errs.Verification, "no endpoint of the cluster can be trusted (%s)", list).
 			Hint("every node needs certificates of the same CA")
 	}
-	return answer{}, errs.New(errs.Timeout, "no endpoint of the cluster answers (%s)", list).
+	return answer{}, errs.New(errs.Timeout, "no endpoint of the cluster answers (%w)", list).
 		Hint("check that the members run, and that their client port can be reached from here")
+}
+
+// unheard is what each endpoint said instead of an answer.
+type unheard string
+
+func (u unheard) Error() string { return string(u) }
+
+// Unheard tells whether an error means that no voter has answered: it may be down, or be waiting for a quorum itself.
+func Unheard(err error) bool {
+	var u unheard
+	return errors.As(err, &u)
 }
 
 // errTooLate is what is said of an endpoint that was not waited for, as others had answered.

@@ -193,8 +193,16 @@ func (n *Node) clusterChecks(ctx context.Context, o JoinOptions) ([]converge.Ste
 		return nil, err
 	}
 	view := &clusterView{n: n, c: c}
+	member, err := n.isMember()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := view.membership(ctx); member && etcd.Unheard(err) {
+		converge.Notef(ctx, "nobody answers; the member on this node may be waiting for the others")
+		return nil, nil
+	}
 	return []converge.Step{
-		check(phase, "Reachable", "members", preflight.Reachable{PeerURL: n.Config.PeerURL(), Members: view.members}),
+		check(phase, "Reachable", "members", preflight.Reachable{PeerURL: n.Config.PeerURL(), Member: member, Members: view.members}),
 		check(phase, "MemberName", "name among the members", preflight.Name{Name: n.Config.Name, PeerURL: n.Config.PeerURL(), Members: view.members}),
 		check(phase, "VersionSkew", "versions of the members", preflight.VersionSkew{Mine: n.version(), Members: view.versions, Judge: etcd.VersionSkew}),
 		check(phase, "ClusterClock", "clock of the cluster", preflight.Clock{Now: n.Now, Remote: view.time}),

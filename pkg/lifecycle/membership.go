@@ -62,9 +62,9 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	}
 	if bootstrapped(s) {
 		m, err := n.members(ctx, c)
-		if down, derr := n.down(ctx); derr != nil || err != nil && down {
-			converge.Notef(ctx, "nobody tells who is a member; the one on this node is started first")
-			return nil, derr
+		if waits, werr := n.waits(ctx, err); werr != nil || waits {
+			converge.Notef(ctx, "nobody tells who is a member; the one on this node stays what it is")
+			return nil, werr
 		}
 		if err != nil {
 			return nil, err
@@ -107,6 +107,18 @@ func (n *Node) down(ctx context.Context) (bool, error) {
 	return err == nil && !s.Running, err
 }
 
+// waits tells whether this node is a member already, and its cluster cannot be asked (err is why) before it has a quorum
+// again. Nothing is changed in the cluster then, and the health phase waits for that.
+func (n *Node) waits(ctx context.Context, err error) (bool, error) {
+	if err == nil {
+		return false, nil
+	}
+	if etcd.Unheard(err) {
+		return n.isMember()
+	}
+	return n.down(ctx)
+}
+
 // pending is a state that a dry run cannot look at before earlier steps are done.
 func pending(name, short string) converge.Step {
 	return converge.Step{Name: name, Short: short, Within: time.Minute, Want: converge.CheckFunc(func(context.Context) (converge.Diff, error) {
@@ -124,9 +136,9 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 		return []converge.Step{pending("configure/environment", "settings of etcd")}, nil
 	}
 	m, err := n.members(ctx, c)
-	if down, derr := n.down(ctx); derr != nil || err != nil && down { // it starts with what was agreed on before
+	if waits, werr := n.waits(ctx, err); werr != nil || waits { // it keeps what was agreed on before
 		steps, err := n.configure(service.Bootstrap{}, 0, false)
-		return steps, errors.Join(derr, err)
+		return steps, errors.Join(werr, err)
 	}
 	if err != nil {
 		return nil, err

@@ -33,6 +33,7 @@ func (m Member) String() string {
 // that is warned of: a cluster that has lost a minority must be joinable, it may be why this node joins.
 type Reachable struct {
 	PeerURL string // of this node, which need not reach itself
+	Member  bool   // this node is a member already: it waits for the others, and they may be waiting for it
 	Members func(context.Context) ([]Member, error)
 }
 
@@ -65,7 +66,7 @@ func (r Reachable) Check(ctx context.Context) (converge.Diff, error) {
 			reached++
 		}
 	}
-	if quorum := voters/2 + 1; voters > 0 && reached < quorum {
+	if quorum := voters/2 + 1; voters > 0 && reached < quorum && !r.Member {
 		return nil, refuse("%d of %d voting members can be reached from here, %d are needed: %s", reached, voters, quorum, strings.Join(lost, "; ")).
 			Hint("let TCP ports %d and %d through between all members, and see that etcd runs there", constants.ClientPort, constants.PeerPort)
 	}

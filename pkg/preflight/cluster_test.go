@@ -127,6 +127,9 @@ func TestReachable(t *testing.T) {
 	} {
 		expect(t, name, preflight.Reachable{PeerURL: self.PeerURLs[0], Members: func(context.Context) ([]preflight.Member, error) { return c.members, nil }}, c.want)
 	}
+	expect(t, "a majority is dead, and this node is a member", preflight.Reachable{
+		PeerURL: self.PeerURLs[0], Member: true, Members: func(context.Context) ([]preflight.Member, error) { return []preflight.Member{self, dead, dead}, nil },
+	}, verdict{warning: "member dead"})
 }
 
 func TestVersionSkew(t *testing.T) {
