@@ -83,10 +83,12 @@ func readPart(h *host.Host, dir, name, file string) (part, error) {
 	if text, err := h.Readlink(f.path); err == nil {
 		f.linked = text == store{dir: dir, name: name}.text(file)
 	}
-	info, err := h.Stat(f.path)
-	if err == nil {
+	var err error
+	f.data, err = h.ReadFile(f.path)
+	if info, serr := h.Stat(f.path); serr == nil {
 		f.mode = info.Mode()
-		f.data, err = h.ReadFile(f.path)
+	} else if f.linked && errors.Is(serr, fs.ErrNotExist) { // what our own link led to is lost; it is made anew
+		err = serr
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):

@@ -124,7 +124,7 @@ func (a *app) readInput(path string) ([]byte, error) {
 	if path == "-" {
 		return io.ReadAll(io.LimitReader(a.In, 2<<20))
 	}
-	return os.ReadFile(path)
+	return host.ReadInput(path)
 }
 
 // configuration merges the layers and fills the defaults. Only what the command has a flag for is judged: reset works

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
 )
 
@@ -51,7 +52,8 @@ func (f File) Check(context.Context) (converge.Diff, error) {
 // Apply replaces the file whole. What stands there and is no file is not removed: that is an error.
 func (f File) Apply(context.Context) error {
 	if info, err := f.Host.Lstat(f.Path); err == nil && info.IsDir() {
-		return fmt.Errorf("%s is a directory, not a file", f.Path)
+		real := f.Host.Path(f.Path)
+		return errs.New(errs.Precondition, "%s is a directory, not a file", f.Path).Hint("move it away: mv %s %s.aside", real, real)
 	}
 	return f.Host.WriteFile(f.Path, f.Data, f.Mode)
 }

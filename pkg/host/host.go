@@ -108,12 +108,6 @@ func (h *Host) Logical(real string) string {
 	return filepath.Clean("/" + strings.TrimPrefix(real, h.root))
 }
 
-// ReadFile returns the contents of a file.
-func (h *Host) ReadFile(path string) ([]byte, error) { return os.ReadFile(h.RealPath(path)) }
-
-// Open opens a file for reading.
-func (h *Host) Open(path string) (*os.File, error) { return os.Open(h.RealPath(path)) }
-
 // Stat describes what path leads to.
 func (h *Host) Stat(path string) (fs.FileInfo, error) { return os.Stat(h.RealPath(path)) }
 
