@@ -64,25 +64,17 @@ func (v settingValue) Set(value string) error {
 // layers reads what the stored configuration, or else the retired etcdadm, and --config, the environment and the flags
 // say, weakest first.
 func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
-	var layers []api.Layer
-	data, err := h.ReadFile(constants.ConfigFile)
-	switch {
-	case err == nil:
-		stored, err := parse(api.FromStored, h.Path(constants.ConfigFile), data)
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, stored)
-	case !errors.Is(err, fs.ErrNotExist):
+	stored, err := a.stored(h)
+	if err != nil {
 		return nil, err
-	default:
-		found, err := lifecycle.Found(context.Background(), h)
-		if err != nil {
-			return nil, err
-		}
-		if found != nil {
-			layers = append(layers, *found)
-		}
+	}
+	var layers []api.Layer
+	if stored.Origin != "" {
+		layers = append(layers, stored)
+	} else if found, err := lifecycle.Found(context.Background(), h); err != nil {
+		return nil, err
+	} else if found != nil {
+		layers = append(layers, *found)
 	}
 	if a.configFile != "" {
 		data, err := a.readInput(a.configFile)
@@ -108,6 +100,26 @@ func (a *app) layers(h *host.Host, given settings) ([]api.Layer, error) {
 		}
 	}
 	return append(layers, env, flags), nil
+}
+
+// stored reads the stored configuration; without one, its layer has no origin. One that cannot be read is in the way of
+// every command that changes anything: who this node is, and where its data lies, is not to be guessed.
+func (a *app) stored(h *host.Host) (api.Layer, error) {
+	data, err := h.ReadFile(constants.ConfigFile)
+	if errors.Is(err, fs.ErrNotExist) || a.unstored {
+		return api.Layer{}, nil
+	}
+	var layer api.Layer
+	if err == nil {
+		layer, err = api.Parse(api.FromStored, h.Path(constants.ConfigFile), data)
+	}
+	if err == nil || errors.Is(err, fs.ErrPermission) {
+		return layer, err
+	}
+	real := h.Path(constants.ConfigFile)
+	return layer, errs.New(errs.Usage, "%w", err).
+		Hint("mend that file; or set it aside, and give what is not a default by flags: mv %s %s.aside", real, real).
+		Hint("what this node is, without that file: etcdadm status")
 }
 
 // parse reads a configuration. Where the error has no hint of its own, there is an example to follow.
@@ -164,6 +176,10 @@ func (a *app) node(command string, given settings, opts ...host.Option) (*lifecy
 	layers, err := a.layers(h, given)
 	if err != nil {
 		return nil, err
+	}
+	if layers[0].Origin != api.FromStored && layers[0].Origin != api.FromRetired && (command == "status" || command == "reset") {
+		// Others begin anew then, and what an image was made with is not what its copies are called.
+		layers = append([]api.Layer{lifecycle.Remembered(h)}, layers...)
 	}
 	config, origins, err := a.configuration(h, command, layers...)
 	if err != nil {

@@ -38,6 +38,8 @@ type app struct {
 	logLevel, logFormat      string
 	timeout                  time.Duration
 
+	unstored bool // go on without the stored configuration
+
 	format  report.Format   // of --output
 	console *report.Console // of --log-level and --log-format
 	written bool            // the result stands on stdout already

@@ -25,8 +25,13 @@ Exit status:
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			n, err := a.node("status", given, host.ReadOnly())
-			if err != nil {
-				return err
+			if problem := err; problem != nil {
+				// Whatever is wrong with the configuration: what can be seen without it is shown.
+				a.unstored = true
+				if n, err = a.node("status", given, host.ReadOnly()); err != nil {
+					return problem
+				}
+				n.Unstored = problem
 			}
 			defer n.Close()
 			ctx, cancel := a.limited(c.Context())

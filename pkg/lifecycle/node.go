@@ -62,6 +62,9 @@ type Node struct {
 	// StoredDataDir is the data directory in the stored configuration; "" when none is stored.
 	StoredDataDir string
 
+	// Unstored is what is wrong with the stored configuration; Config is made without it then, and may not be this node's.
+	Unstored error
+
 	// Transient are the keys of settings that are not stored: what was found on this machine, when only a part of an
 	// operation runs. It may be that an image is made here of which other machines are copies. Nor is a version stored
 	// that nobody named, before a release is installed.
@@ -258,6 +261,28 @@ func (n *Node) environment() (map[string]string, error) {
 		env[kv.Key] = kv.Value
 	}
 	return env, nil
+}
+
+// Remembered is who a node without a stored configuration is, as etcd was told: its name and its address. Where that
+// cannot be read, the layer says nothing.
+func Remembered(h *host.Host) api.Layer {
+	l := api.Layer{Origin: api.FromStored, Set: map[string]bool{}}
+	env, err := (&Node{Host: h}).environment()
+	if err != nil {
+		return l
+	}
+	if name := env["ETCD_NAME"]; name != "" {
+		l.Config.Name, l.Set["name"] = name, true
+	}
+	if at, err := netip.ParseAddrPort(hostPort(env["ETCD_LISTEN_PEER_URLS"])); err == nil {
+		l.Config.BindAddress, l.Set["bindAddress"] = at.Addr().String(), true
+	}
+	advertised := hostPort(env["ETCD_INITIAL_ADVERTISE_PEER_URLS"])
+	if _, err := netip.ParseAddrPort(advertised); err != nil && advertised != "" {
+		l.Config.AdvertiseName, _, _ = strings.Cut(advertised, ":")
+		l.Set["advertiseName"] = true
+	}
+	return l
 }
 
 // bootstrapping tells whether the member has yet to start for the first time: what it needs for that is still there.

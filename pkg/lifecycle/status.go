@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -66,23 +67,45 @@ type MemberStatus struct {
 // Describe looks at the node and its cluster, and changes nothing. A node that was never set up is an error with status 3.
 func Describe(ctx context.Context, n *Node) (*Status, error) {
 	retired := n.retired() != nil
-	if there, err := n.Host.Exists(constants.ConfigFile); err != nil || !there && !retired {
-		if err == nil {
-			err = errs.New(errs.Precondition, "%s is absent: this node was not set up by etcdadm", n.Host.Path(constants.ConfigFile)).
-				Hint("etcdadm init, or etcdadm join URL")
-		}
+	there, err := n.Host.Exists(constants.ConfigFile)
+	if err != nil {
 		return nil, err
 	}
-	s := &Status{APIVersion: constants.ConfigAPIVersion, Kind: "Status", Drift: []converge.Change{}, Attention: []string{}}
+	if !there && !retired {
+		set, err := n.Host.Exists(constants.EnvFile)
+		if err != nil {
+			return nil, err
+		}
+		if !set {
+			return nil, errs.New(errs.Precondition, "%s is absent: this node was not set up by etcdadm", n.Host.Path(constants.ConfigFile)).
+				Hint("etcdadm init, or etcdadm join URL")
+		}
+		n.Unstored = fmt.Errorf("%s is absent", n.Host.Path(constants.ConfigFile))
+	}
+	s := &Status{
+		APIVersion: constants.ConfigAPIVersion, Kind: "Status",
+		Certificates: []certs.Description{}, Drift: []converge.Change{}, Attention: []string{},
+	}
+	if n.Unstored != nil {
+		s.attend("%v", n.Unstored)
+		s.attend("what is told here is of %s and the defaults: the directories and the init system may be others", constants.EnvFile)
+	}
 	if retired {
 		s.attend("the retired etcdadm set up this node; to take it over as it stands, with one restart of etcd: etcdadm init, or etcdadm join URL where it had joined")
 	}
 	for _, describe := range []func(context.Context, *Status) error{n.describeNode, n.describeCluster, n.describeCertificates, n.describeDrift} {
-		if err := describe(ctx, s); err != nil {
-			return nil, err
+		if err := describe(ctx, s); ctx.Err() != nil {
+			return nil, ctx.Err()
+		} else if err != nil {
+			s.wrong(err)
 		}
 	}
 	return s, nil
+}
+
+// wrong tells of what cannot be described. The rest is: this is what somebody looks at when something is broken.
+func (s *Status) wrong(err error) {
+	s.attend("%s", strings.Join(append([]string{err.Error()}, errs.HintsOf(err)...), "; "))
 }
 
 func (s *Status) attend(format string, args ...any) {
@@ -212,6 +235,9 @@ func (n *Node) describeCertificates(_ context.Context, s *Status) error {
 
 // describeDrift runs the list of init, checked only, over what any member needs.
 func (n *Node) describeDrift(ctx context.Context, s *Status) error {
+	if n.Unstored != nil { // from what?
+		return nil
+	}
 	phases, err := converge.Only(Init(n, InitOptions{}), PhaseInstall, PhaseCertificates, PhaseConfigure, PhaseStart, PhaseEtcdctl)
 	if err != nil {
 		return err

@@ -225,7 +225,7 @@ func TestBadStoredConfiguration(t *testing.T) {
 	if err := os.WriteFile(file, []byte("apiVersion: etcdadm/v1\nkind: Config\nnope: 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"init"}, {"join", "https://10.0.0.7:2379"}, {"reset"}, {"restore", "f"}, {"status"}, {"info"}, {"snapshot", "save", "f"}, {"config", "print"}, {"download"}} {
+	for _, args := range [][]string{{"init"}, {"join", "https://10.0.0.7:2379"}, {"reset"}, {"restore", "f"}, {"info"}, {"snapshot", "save", "f"}, {"config", "print"}, {"download"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			judge(t, append([]string{"--root", root}, args...), regexp.QuoteMeta(file)+`:3: unknown key "nope"`, errs.Usage)
 		})
