@@ -181,24 +181,32 @@ func TestAnEndedRunTellsInterruptionFromTimeout(t *testing.T) {
 }
 
 func TestGatheredPhaseTellsEveryProblem(t *testing.T) {
-	other := converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, errors.New("no such interface") })
+	other := converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, errs.New(errs.Failed, "no such interface") })
 	later := &switchable{}
 	list := []converge.Phase{
 		{Name: "preflight", Gather: true, Steps: func(context.Context) ([]converge.Step, error) {
-			return []converge.Step{{Name: "preflight/Ports", Short: "ports", Want: gapAlways()}, {Name: "preflight/Address", Short: "address", Want: other}}, nil
+			return []converge.Step{{Name: "preflight/Ports", Short: "ports", Want: gapAlways()}, {Name: "preflight/Address", Short: "address", Want: other}, {Name: "preflight/Route", Short: "route", Want: other}}, nil
 		}},
 		phases(converge.Step{Name: "p/a", Want: later})[0],
 	}
-	r := converge.Run(context.Background(), list, converge.Options{})
+	told := map[string]int{}
+	r := converge.Run(context.Background(), list, converge.Options{Events: func(e converge.Event) {
+		if e.Kind == converge.Problem {
+			told[e.Text]++
+		}
+	}})
 	for _, want := range []string{"port 2380: taken", "no such interface"} {
 		if r.Err == nil || !strings.Contains(r.Err.Error(), want) {
 			t.Errorf("%v lacks %q", r.Err, want)
 		}
 	}
+	if len(told) != 2 || told["no such interface"] != 1 {
+		t.Errorf("two problems, of which two checks met one, were told as %v", told)
+	}
 	if later.checks != 0 {
 		t.Error("the next phase ran after a failed preflight")
 	}
-	for _, ignore := range [][]string{{"all"}, {"ports", "address"}} {
+	for _, ignore := range [][]string{{"all"}, {"ports", "address", "route"}} {
 		r := converge.Run(context.Background(), list, converge.Options{Ignore: ignore})
 		if r.Err != nil || len(r.Warnings) != 2 {
 			t.Errorf("ignoring %v: err %v, warnings %q", ignore, r.Err, r.Warnings)
@@ -269,12 +277,25 @@ func (n noting) Apply(ctx context.Context) error {
 
 func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
 	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
-		return converge.Diff{{What: "etcd", Have: "silent"}}, nil
+		return converge.Diff{{What: "etcd", Have: "silent"}}, errors.New("port 2379 is closed")
 	})
-	asked := 0
-	step := converge.Step{Name: "health/serving", Short: "etcd serves", Want: never, Within: 20 * time.Millisecond, Hint: "last", Why: func() []string { asked++; return []string{"first"} }}
-	r := converge.Run(context.Background(), []converge.Phase{{Name: "health", Steps: func(context.Context) ([]converge.Step, error) { return []converge.Step{step}, nil }}}, converge.Options{})
-	if got := errs.HintsOf(r.Err); asked != 1 || errs.StatusOf(r.Err) != errs.Timeout || !slices.Equal(got, []string{"first", "last"}) {
-		t.Errorf("%v (%d), hints %q, asked %d times", r.Err, errs.StatusOf(r.Err), got, asked)
+	for _, limit := range []string{"of the step", "of the run"} {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		asked := 0
+		step := converge.Step{Name: "health/serving", Short: "etcd serves", Want: never, Within: 20 * time.Millisecond, Hint: "last", Why: func() []string { asked++; return []string{"first"} }}
+		if limit == "of the run" {
+			step.Within = time.Hour
+			ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
+			defer cancel()
+		}
+		r := converge.Run(ctx, phases(step), converge.Options{})
+		got := errs.HintsOf(r.Err)
+		if asked != 1 || errs.StatusOf(r.Err) != errs.Timeout || !slices.Equal(got[max(0, len(got)-2):], []string{"first", "last"}) {
+			t.Errorf("the limit %s: %v (%d), hints %q, asked %d times", limit, r.Err, errs.StatusOf(r.Err), got, asked)
+		}
+		if !strings.Contains(r.Err.Error(), "port 2379 is closed") {
+			t.Errorf("the limit %s: %v lacks the reason", limit, r.Err)
+		}
 	}
 }

@@ -76,7 +76,9 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 				r.warn(fmt.Sprintf("%s (ignored)", err))
 				out.Status, err = Warned, nil
 			} else {
-				r.emit(Event{Kind: Problem, Text: err.Error()})
+				if !slices.ContainsFunc(gathered, func(p error) bool { return p.Error() == err.Error() }) {
+					r.emit(Event{Kind: Problem, Text: err.Error()})
+				}
 				gathered = append(gathered, err)
 			}
 		}
@@ -222,29 +224,27 @@ func (r *runner) await(whole, ctx context.Context, s Step, diff Diff, err error)
 
 // explain turns the error of a step into what the user reads: an expired limit says what it waited for.
 func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
+	left := diff.String()
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		left = strings.TrimPrefix(left+"; "+err.Error(), "; ")
+	}
 	switch {
 	case whole.Err() != nil:
 		what := s.Short
-		if len(diff) > 0 {
-			what += " (" + diff.String() + ")"
+		if left != "" {
+			what += " (" + left + ")"
 		}
-		return interrupted(whole, what)
+		e := interrupted(whole, what)
+		if e.Status == errs.Timeout {
+			e.Hints = append(e.Hints, reasons(s, err)...)
+		}
+		return e
 	case ctx.Err() != nil:
-		why := diff.String()
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			why = strings.TrimPrefix(why+"; "+err.Error(), "; ")
+		if left == "" {
+			left = "no answer"
 		}
-		if why == "" {
-			why = "no answer"
-		}
-		e := errs.New(errs.Timeout, "%s: still not so after %s: %s", s.Short, s.Within, why)
-		e.Hints = errs.HintsOf(err)
-		if s.Why != nil {
-			e.Hints = append(e.Hints, s.Why()...)
-		}
-		if s.Hint != "" {
-			e = e.Hint("%s", s.Hint)
-		}
+		e := errs.New(errs.Timeout, "%s: still not so after %s: %s", s.Short, s.Within, left)
+		e.Hints = reasons(s, err)
 		return e
 	}
 	e := errs.New(errs.StatusOf(err), "%s: %w", s.Short, err)
@@ -257,8 +257,20 @@ func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
 	return e
 }
 
+// reasons are what to show of a step that was waited for in vain.
+func reasons(s Step, err error) []string {
+	hints := errs.HintsOf(err)
+	if s.Why != nil {
+		hints = append(hints, s.Why()...)
+	}
+	if s.Hint != "" {
+		hints = append(hints, s.Hint)
+	}
+	return hints
+}
+
 // interrupted says what was going on when the whole run was ended: by a signal, or by the limit of --timeout.
-func interrupted(ctx context.Context, what string) error {
+func interrupted(ctx context.Context, what string) *errs.Error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errs.New(errs.Timeout, "the limit of this run expired while waiting: %s", what).
 			Hint("run the same command again; what is done stays done")
