@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
@@ -20,6 +21,8 @@ type Added struct {
 	// Blank says that this node has no data of a member. A member with the peer URL that has run before has lost its memory
 	// then, of votes and of entries that it acknowledged: it is removed, and a new one takes its place.
 	Blank bool
+	// Once says that a cluster which does not take the member now is an error with status 5, and nothing to wait for.
+	Once bool
 }
 
 // Check looks for the peer URL. Without a quorum the word of one voter will do: the quorum may be waiting for just this member.
@@ -91,22 +94,31 @@ func (r Added) turn(err error, m Membership) error {
 	case errors.Is(err, rpctypes.ErrPeerURLExist): // perhaps ours, from a reply that was lost; the list tells
 		return waiting{"the peer URL " + r.PeerURL + " is in the cluster already", soon}
 	case errors.Is(err, rpctypes.ErrTooManyLearners):
-		return waiting{"the cluster has as many learners as it allows: " + holders(m), soon}
+		return r.refused("the cluster has as many learners as it allows: "+holders(m), soon)
 	case errors.Is(err, rpctypes.ErrUnhealthy):
-		return waiting{"the cluster takes a new member when its leader has been connected to a majority for 5s", later}
+		return r.refused("the cluster takes a new member when its leader has been connected to a majority for 5s", later)
 	case errors.Is(err, rpctypes.ErrMemberNotFound):
 		// An id is made of the peer URL and the time in seconds, and never given out again when its member was removed.
-		return waiting{"a member with the same peer URL left the cluster less than a second after it had come", later}
+		return r.refused("a member with the same peer URL left the cluster less than a second after it had come", later)
 	case errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
-		return waiting{"the cluster takes a new member when those before it have started", soon}
+		return r.refused("the cluster takes a new member when those before it have started", soon)
 	}
 	return passing(err, "add member %s", r.PeerURL)
 }
 
-// holders names the members that are learners now.
+// refused is what the cluster says when it does not take a member now.
+func (r Added) refused(reason string, pause time.Duration) error {
+	if r.Once {
+		return errs.New(errs.Timeout, "%s", reason).Hint("run the same command again later, or have it wait: --retry")
+	}
+	return waiting{reason, pause}
+}
+
+// holders names the members that are learners now, by what does not change while they start.
 func holders(m Membership) string {
 	var names []string
 	for _, l := range m.Learners() {
+		l.Name = ""
 		names = append(names, l.String())
 	}
 	if len(names) == 0 {

@@ -76,7 +76,7 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	}
 	return []converge.Step{{
 		Name: "membership/member", Short: "member of the cluster", Within: within,
-		Want: etcd.Added{Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s)},
+		Want: etcd.Added{Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s), Once: !o.Retry},
 	}}, nil
 }
 
