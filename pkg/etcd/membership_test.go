@@ -397,6 +397,9 @@ func TestQuotaAndStatus(t *testing.T) {
 	if q, err := c.Quota(t.Context(), a.client); err != nil || q != 64<<20 {
 		t.Errorf("quota %d, %v", q, err)
 	}
+	if q, err := c.Quota(t.Context(), "https://127.0.0.1:1"); errs.StatusOf(err) != errs.Timeout {
+		t.Errorf("the quota of a member that does not answer: %d, %v", q, err)
+	}
 	cl, err := clientv3.New(c.ClientConfig(a.client))
 	if err != nil {
 		t.Fatal(err)

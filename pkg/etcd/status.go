@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"etcdadm/constants"
+	"etcdadm/pkg/errs"
 )
 
 // Status is what one member says of itself. It answers without a quorum, and as a learner.
@@ -98,10 +99,11 @@ func (c *Cluster) Alarms(ctx context.Context) ([]Alarm, error) {
 }
 
 // Quota returns the limit of the member's database in bytes (--quota-backend-bytes). Since 3.6 the status has it; before, the metrics do.
+// A member that does not answer is an error with status 5.
 func (c *Cluster) Quota(ctx context.Context, endpoint string) (int64, error) {
 	s, err := c.Status(ctx, endpoint)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", endpoint, err)
+		return 0, errs.New(errs.Timeout, "%s: %w", endpoint, err)
 	}
 	if s.Quota > 0 {
 		return s.Quota, nil

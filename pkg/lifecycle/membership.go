@@ -199,8 +199,12 @@ func (n *Node) quotaOf(ctx context.Context, c *etcd.Cluster, m etcd.Membership) 
 			}
 		}
 	}
-	if least == 0 {
-		return 0, errs.New(errs.Precondition, "the size limit of the cluster's databases cannot be read: %w", problem).
+	const unread = "the size limit of the cluster's databases cannot be read: %w"
+	switch {
+	case errs.StatusOf(problem) == errs.Timeout && least == 0:
+		return 0, errs.New(errs.Timeout, unread, problem).Hint("check that the members run, and that their client port can be reached from here")
+	case least == 0:
+		return 0, errs.New(errs.Precondition, unread, problem).
 			Hint("give the limit that the other members have: --quota-backend-bytes N")
 	}
 	return least, nil
