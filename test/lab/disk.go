@@ -162,6 +162,12 @@ func (h *Host) LoseDisk() {
 // DiskFull takes all free space of the disk.
 func (h *Host) DiskFull() {
 	h.lab.t.Helper()
+	h.DiskLeaves(0)
+}
+
+// DiskLeaves takes all free space of the disk but that many bytes.
+func (h *Host) DiskLeaves(bytes int64) {
+	h.lab.t.Helper()
 	f, err := os.OpenFile(h.ballast(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		h.lab.t.Fatal(err)
@@ -178,9 +184,12 @@ func (h *Host) DiskFull() {
 			break
 		}
 		// Space that is set aside is quick, but leaves crumbs: those are written full.
-		if room := int64(free.Bavail) * free.Bsize; room > 1<<20 {
+		switch room := int64(free.Bavail)*free.Bsize - bytes; {
+		case bytes > 0 && room <= 0:
+			return
+		case room > 1<<20:
 			err = unix.Fallocate(int(f.Fd()), 0, at, room-1<<20)
-		} else {
+		default:
 			_, err = f.Write(block)
 		}
 	}
@@ -189,7 +198,7 @@ func (h *Host) DiskFull() {
 	}
 }
 
-// DiskFree gives back what DiskFull took.
+// DiskFree gives back what DiskFull or DiskLeaves took.
 func (h *Host) DiskFree() {
 	h.lab.t.Helper()
 	if err := os.Remove(h.ballast()); err != nil {

@@ -211,13 +211,9 @@ func (s *story) wants(voters ...*Host) {
 	for _, h := range voters {
 		want = append(want, h.Name+" started false")
 	}
+	slices.Sort(want)
 	for _, h := range voters {
-		var got []string
-		for line := range strings.Lines(h.Run(etcdctl, "member", "list")) {
-			f := strings.Split(strings.TrimSpace(line), ", ")
-			got = append(got, f[2]+" "+f[1]+" "+f[len(f)-1])
-		}
-		slices.Sort(got)
+		got := s.members(h)
 		if !slices.Equal(got, want) {
 			s.t.Errorf("%s lists the members %q, want %q", h.Name, got, want)
 		}
@@ -250,28 +246,5 @@ func TestPowerOffDuringInit(t *testing.T) {
 	s.etcdadm(h, "init")
 	if got := get(h, "color"); got != "blue" {
 		t.Errorf("power off after init: the member reads %q", got)
-	}
-}
-
-// A join that loses the network fails, harms nobody, and succeeds when it is run again.
-func TestPartitionDuringJoin(t *testing.T) {
-	phases := []string{"membership", "start", "health"}
-	s := begin(t, len(phases)+1, current)
-	a := s.Hosts[0]
-	s.etcdadm(a, "init")
-	s.giveCA(a, s.Hosts[1:]...)
-	for i, phase := range phases {
-		h := s.Hosts[i+1]
-		cut := once(phase, func() { s.Isolate(h) })
-		if err := s.try(h, cut, "join", client(a), "--timeout", "5s"); err == nil {
-			t.Errorf("a partition at [%s]: join has succeeded", phase)
-		}
-		put(a, "during", phase)
-		s.Heal()
-		s.etcdadm(h, "join", client(a))
-		s.wants(s.Hosts[:i+2]...)
-		if got := get(h, "during"); got != phase {
-			t.Errorf("a partition at [%s]: the new member reads %q", phase, got)
-		}
 	}
 }
