@@ -66,6 +66,9 @@ func (r Added) Apply(ctx context.Context) error {
 		if found {
 			return r.forget(ctx, a, m, health, &forgetting)
 		}
+		if err := cutOff(a.Membership, health); err != nil {
+			return err
+		}
 		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
 			return err
 		}

@@ -269,10 +269,12 @@ func TestPeerAnswer(t *testing.T) {
 	m := Membership{ClusterID: uint64(a.server.Server.Cluster().ID()), Members: []Member{
 		{ID: a.id(), Name: "a", PeerURLs: []string{a.peer}, ClientURLs: []string{"https://127.0.0.1:1"}},
 		{ID: 7, Name: "b", PeerURLs: []string{"https://127.0.0.1:1"}, ClientURLs: []string{a.client}},
+		{ID: 8, PeerURLs: []string{a.peer}}, // has started, and told no name yet
+		{ID: 9, PeerURLs: []string{"https://127.0.0.1:1"}},
 	}}
 	for _, t2 := range []*tls.Config{marked, ca.client()} {
 		h := open(t, Options{TLS: t2}).Health(t.Context(), m)
-		if h[a.id()] != nil || h[7] == nil {
+		if h[a.id()] != nil || h[7] == nil || h[8] != nil || h[9] == nil {
 			t.Errorf("health: %v", h)
 		}
 	}

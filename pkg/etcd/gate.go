@@ -73,15 +73,25 @@ func RemoveGate(m Membership, h Health, id uint64) error {
 		hexID(id), n-len(silent), n, QuorumOf(n))
 }
 
-// Silent returns those of the members that do not answer, and those that have never started.
+// Silent returns those of the members that do not answer. One without a name may be up: it has yet to tell it.
 func Silent(members []Member, h Health) []Member {
 	var out []Member
 	for _, m := range members {
-		if err, asked := h[m.ID]; !m.Started() || !asked || err != nil {
+		if err, asked := h[m.ID]; !asked || err != nil {
 			out = append(out, m)
 		}
 	}
 	return out
+}
+
+// cutOff tells whether fewer voters answer than are a majority, which has just agreed on the member list: then it is this
+// node that hears nobody, and nothing to refuse.
+func cutOff(m Membership, h Health) error {
+	voters := m.Voters()
+	if len(voters)-len(Silent(voters, h)) >= QuorumOf(len(voters)) {
+		return nil
+	}
+	return waiting{"the members do not answer any more", soon}
 }
 
 // blocked is the refusal of a change because of members that do not answer.

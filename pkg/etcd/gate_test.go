@@ -12,7 +12,7 @@ import (
 var errDown = errors.New("connection refused")
 
 // members makes a membership of a line: one letter per member. U: voter that is up, d: voter that is down, n: voter that
-// never started, l: learner that is up, x: learner that never started.
+// never started, s: voter that has just started, and told no name yet, l: learner that is up, x: learner that never started.
 func members(line string) (Membership, Health) {
 	m, h := Membership{ClusterID: 1}, Health{}
 	for i, letter := range line {
@@ -24,6 +24,8 @@ func members(line string) (Membership, Health) {
 			h[id] = errDown
 		case 'n':
 			member.Name, h[id] = "", errDown
+		case 's':
+			member.Name = ""
 		case 'l':
 			member.Learner = true
 		case 'x':
@@ -59,6 +61,7 @@ func TestJoinGateKeepsTheQuorum(t *testing.T) {
 		{"Un", newcomer, "https://10.0.0.2:2380 (2) was added but has never started"},
 		{"UUd", newcomer, "with 2 of 3 voters up, another one could cost the cluster its quorum: 4 voters need 3"},
 		{"UUn", newcomer, "has never started"},
+		{"UUs", newcomer, ""},
 		{"UUUd", newcomer, ""}, // 5 need 3, and 3 are up
 		{"UUdn", newcomer, "m3 (3) does not answer (connection refused), member https://10.0.0.4:2380 (4) was added"},
 		{"UUUUd", newcomer, ""}, // 6 need 4
@@ -70,6 +73,16 @@ func TestJoinGateKeepsTheQuorum(t *testing.T) {
 	}
 	m, _ := members("UU")
 	check(t, "nobody was asked", JoinGate(m, nil, newcomer), "was not asked")
+}
+
+// A list that a majority has agreed on, and fewer who answer: the network went away in between.
+func TestNodeThatIsCutOffRefusesNothing(t *testing.T) {
+	for line, want := range map[string]bool{"U": false, "UUd": false, "UUs": false, "UUUdd": false, "d": true, "Ud": true, "Udd": true, "ddd": true} {
+		m, h := members(line)
+		if got := errors.As(cutOff(m, h), new(waiting)); got != want {
+			t.Errorf("%s: cut off: %t, want %t", line, got, want)
+		}
+	}
 }
 
 func TestRemoveGateKeepsTheQuorum(t *testing.T) {

@@ -71,6 +71,9 @@ func (r Promoted) Apply(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if err := cutOff(a.Membership, health); err != nil {
+			return err
+		}
 		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
 			return err
 		}

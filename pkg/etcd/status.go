@@ -165,10 +165,10 @@ func (c *Cluster) Health(ctx context.Context, m Membership) Health {
 
 // up returns why the member does not answer.
 func (c *Cluster) up(ctx context.Context, clusterID uint64, m Member) error {
-	if !m.Started() {
-		return errors.New("it has never started")
-	}
 	err := errors.New("it has no client URL")
+	if !m.Started() { // or has just begun to
+		err = errors.New("it has never started")
+	}
 	for _, u := range m.ClientURLs {
 		var s Status
 		if s, err = c.Status(ctx, u); err == nil && s.MemberID == m.ID {
