@@ -32,14 +32,6 @@ func check(phase, name, short string, want converge.Checker) converge.Step {
 // nodeChecks are those of every operation that starts etcd here.
 func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.Step, error) {
 	const phase = PhasePreflight
-	backend, err := n.backend()
-	if err != nil {
-		return nil, err
-	}
-	state, err := backend.State(ctx)
-	if err != nil {
-		return nil, err
-	}
 	gate, err := n.gate(ctx)
 	if err != nil {
 		return nil, err
@@ -54,7 +46,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "VersionChange", "change of the version", converge.CheckFunc(n.versionChange)),
 		check(phase, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)),
 		check(phase, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
-		check(phase, "Ports", "ports", preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID}),
+		check(phase, "Ports", "ports", converge.CheckFunc(n.portsFree)),
 		check(phase, "DataFileSystem", "file system of the data", preflight.DataFileSystem{Host: n.Host, Path: n.Config.DataDir}),
 		check(phase, "CA", "CA", withoutGap(ca)),
 		check(phase, "Clock", "clock", preflight.Clock{Now: n.Now, Built: built()}),
@@ -263,6 +255,26 @@ func (n *Node) listens() []netip.AddrPort {
 		}
 	}
 	return list
+}
+
+// portsFree are the ports that etcd will listen on, free or held by the etcd of this node. One that keeps ending is
+// started again while they are looked at: then they are looked at once more.
+func (n *Node) portsFree(ctx context.Context) (converge.Diff, error) {
+	backend, err := n.backend()
+	if err != nil {
+		return nil, err
+	}
+	for before := -1; ; {
+		state, err := backend.State(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d, err := preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID}.Check(ctx)
+		if err == nil && len(d) == 0 || state.PID == before {
+			return d, err
+		}
+		before = state.PID
+	}
 }
 
 // withoutGap passes on what is wrong, and not what is merely absent.
