@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,12 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// askAgain is the pause between two questions to systemd.
-const askAgain = 20 * time.Millisecond
+const (
+	// askAgain is the pause between two questions to systemd.
+	askAgain = 20 * time.Millisecond
+	// manyStarts is how often systemd may start etcd again by itself before it counts as one that does not come up.
+	manyStarts = 3
+)
 
 // unitRunning is etcd running as a unit, with a digest.
 type unitRunning struct {
@@ -40,6 +45,9 @@ func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 	}
 	pid := u.pid()
 	if pid == 0 {
+		if again, err := r.startsAgain(u); err != nil || again {
+			return nil, err
+		}
 		have := "not running"
 		if u["SubState"] == "auto-restart" {
 			have = "between two starts"
@@ -59,6 +67,20 @@ func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 		return gap("its unit has changed on the disk", "restarted")
 	}
 	return nil, nil
+}
+
+// startsAgain tells whether etcd has ended a moment ago, and systemd is about to start it with what is wanted. Whether it
+// comes up in the end is for others to await.
+func (r unitRunning) startsAgain(u shown) (bool, error) {
+	if u["SubState"] != "auto-restart" || u.number("NRestarts") >= manyStarts || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
+		return false, nil
+	}
+	text, err := r.host.ReadFile(constants.EnvFile)
+	if err != nil {
+		return false, err
+	}
+	kvs, err := ParseEnv(text)
+	return slices.Contains(kvs, KV{constants.DigestVariable, r.digest}), err
 }
 
 // due tells why the running etcd has to be restarted, or "".
@@ -139,7 +161,7 @@ func (r unitRunning) started(ctx context.Context, before int) error {
 				return errs.New(errs.Failed, "etcd was started with other settings than wanted: %s was not written for them", constants.EnvFile).
 					Hint("write it first: etcdadm init phase configure, or etcdadm join phase configure URL")
 			}
-		case pid == 0 && (u.idle() || u.number("NRestarts") >= 3):
+		case pid == 0 && (u.idle() || u.number("NRestarts") >= manyStarts):
 			return NotUp(r.systemd, r.ended(u))
 		case time.Now().After(deadline):
 			return errs.New(errs.Timeout, "etcd has not started within %s: the unit is %s (%s)", limit, u["ActiveState"], u["SubState"]).

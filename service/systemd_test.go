@@ -216,6 +216,28 @@ func TestTheEndOfAUnitIsTold(t *testing.T) {
 	m.running("two")
 }
 
+func TestAUnitBetweenTwoStartsIsLeftToSystemd(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	if err := m.run(t.Context(), "daemon-reload"); err != nil {
+		t.Fatal(err)
+	}
+	defer writeState(fakeState{ActiveState: "inactive", SubState: "dead"})
+	for _, c := range []struct {
+		restarts     int
+		digest, want string
+	}{
+		{2, "one", ""},
+		{2, "two", "etcd: between two starts (exit status 7), want running"},
+		{3, "one", "etcd: between two starts (exit status 7), want running"},
+	} {
+		writeState(fakeState{ActiveState: "activating", SubState: "auto-restart", NRestarts: c.restarts, ExecMainCode: cldExited, ExecMainStatus: 7, Result: "exit-code"})
+		if got := gapOf(t, m.Running(c.digest)); got != c.want {
+			t.Errorf("started again %d times, and %s is wanted: gap %q, want %q", c.restarts, c.digest, got, c.want)
+		}
+	}
+}
+
 func TestAUnitOfARemovedMemberIsLeftAlone(t *testing.T) {
 	m := newMachine(t)
 	m.configure("one", KV{"FAKE", "removed"})
