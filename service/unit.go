@@ -38,7 +38,8 @@ const unitVariable = "ETCDADM_UNIT"
 // READY comes only when the member has a leader, so no time is too long to wait for it. A full disk ends etcd, so no
 // number of starts is too many. etcd ends with status 0 when its cluster has removed it, and never else: SIGTERM it passes
 // on to itself. So it is started again after every end but that one. A removed member that is started again ends within a
-// tenth of a second, with 0 about every other time (tried with 3.7.3), so systemd lets it be after a few.
+// tenth of a second. etcd has two reasons then, of which one makes its status 0, and takes either by chance (the last select
+// of startEtcdOrProxyV2 in its etcdmain): in half the starts, so systemd lets it be after a few, three seconds apart.
 //
 // ExecCondition keeps a member that has lost its data from starting as a blank one under its old identity. A condition
 // that does not hold is no failure, after which etcd would be started again.
