@@ -145,7 +145,7 @@ func twoPairs(n node) []converge.Step { return n.steps()[:3] }
 func onePair(n node) []converge.Step  { return n.steps()[:2] }
 
 func removal(n node) []converge.Step {
-	return []converge.Step{{Name: "certificates/removed", Short: "certificates", Want: Removed(n.base.Host, dir, false)}}
+	return []converge.Step{{Name: "certificates/removed", Short: "certificates", Want: Removed(n.base.Host, dir)}}
 }
 
 // fixModes gives a copy the modes of its original: os.CopyFS lets the umask decide.

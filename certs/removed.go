@@ -15,13 +15,12 @@ import (
 )
 
 // Removed is a certificates directory without what etcdadm made: its pairs, their leftovers, and the CA if it was
-// made here and is not to be kept. What an operator placed stays, and so does a directory that is not empty then.
-func Removed(h *host.Host, dir string, keepCA bool) converge.Resource { return removed{h, dir, keepCA} }
+// made here and is not CAKept. What an operator placed stays, and so does a directory that is not empty then.
+func Removed(h *host.Host, dir string) converge.Resource { return removed{h, dir} }
 
 type removed struct {
-	host   *host.Host
-	dir    string
-	keepCA bool
+	host *host.Host
+	dir  string
 }
 
 // Check lists what would go.
@@ -85,7 +84,7 @@ func (r removed) doomed() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if made && !r.keepCA {
+	if made {
 		for _, f := range []string{"ca.crt", "ca.key"} {
 			if slices.Contains(names, f) {
 				gone = append(gone, f)
@@ -99,7 +98,7 @@ func (r removed) doomed() ([]string, error) {
 	}
 	record := path.Base(recordPath(r.dir))
 	for _, e := range inner {
-		if host.IsStaging(e) || e == path.Base(adoptionPath(r.dir)) || e == record && !(made && r.keepCA) {
+		if host.IsStaging(e) || e == path.Base(adoptionPath(r.dir)) || e == record {
 			gone = append(gone, path.Join(pairsDir, e))
 		}
 	}

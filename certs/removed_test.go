@@ -20,30 +20,29 @@ import (
 // TestRemoved: reset takes what etcdadm made, and nothing else.
 func TestRemoved(t *testing.T) {
 	tests := []struct {
-		name   string
-		begin  func(t *testing.T, h *host.Host)
-		keepCA bool
-		left   string // names in the directory; "-" when it is gone
+		name  string
+		begin func(t *testing.T, h *host.Host)
+		left  string // names in the directory; "-" when it is gone
 	}{
-		{"all made here", nil, false, "-"},
-		{"CA kept", nil, true, ".pairs ca.crt ca.key"},
-		{"CA of an operator", func(t *testing.T, h *host.Host) { foreign(t, caTemplate(), nil, nil).place(t, h, CAName) }, false, "ca.crt ca.key"},
-		{"foreign file", func(t *testing.T, h *host.Host) { place(t, h, "notes", nil, 0o600) }, false, "notes"},
-		{"foreign file in the hidden directory", func(t *testing.T, h *host.Host) { place(t, h, ".pairs/notes", nil, 0o600) }, false, ".pairs"},
+		{"all made here", nil, "-"},
+		{"CA kept", func(t *testing.T, h *host.Host) { converged(t, CAKept(h, dir)) }, "ca.crt ca.key"},
+		{"CA of an operator", func(t *testing.T, h *host.Host) { foreign(t, caTemplate(), nil, nil).place(t, h, CAName) }, "ca.crt ca.key"},
+		{"foreign file", func(t *testing.T, h *host.Host) { place(t, h, "notes", nil, 0o600) }, "notes"},
+		{"foreign file in the hidden directory", func(t *testing.T, h *host.Host) { place(t, h, ".pairs/notes", nil, 0o600) }, ".pairs"},
 		{"placed pair", func(t *testing.T, h *host.Host) {
 			foreign(t, caTemplate(), nil, nil).place(t, h, ServerName)
-		}, false, "server.crt server.key"},
+		}, "server.crt server.key"},
 		{"files in the making", func(t *testing.T, h *host.Host) {
 			for _, f := range []string{"ca.key", "server.crt", "peer.key"} {
 				place(t, h, filepath.Base(host.Staging(f)), nil, 0o600)
 			}
-		}, false, "-"},
-		{"files in the making of others", func(t *testing.T, h *host.Host) { place(t, h, ".notes.etcdadm-new", nil, 0o600) }, false, ".notes.etcdadm-new"},
+		}, "-"},
+		{"files in the making of others", func(t *testing.T, h *host.Host) { place(t, h, ".notes.etcdadm-new", nil, 0o600) }, ".notes.etcdadm-new"},
 		{"directory elsewhere", func(t *testing.T, h *host.Host) {
 			must(t, h.MkdirAll("/data", 0o755))
 			must(t, h.Rename(dir, "/data/pki"))
 			must(t, h.Symlink("/data/pki", dir))
-		}, false, ""},
+		}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,7 +50,7 @@ func TestRemoved(t *testing.T) {
 			if tt.begin != nil {
 				tt.begin(t, h)
 			}
-			converged(t, Removed(h, dir, tt.keepCA))
+			converged(t, Removed(h, dir))
 			entries, err := h.ReadDir(dir)
 			var names []string
 			for _, e := range entries {
@@ -64,12 +63,12 @@ func TestRemoved(t *testing.T) {
 			if left != tt.left {
 				t.Errorf("left: %q, want %q", left, tt.left)
 			}
-			if made, err := CAMadeHere(h, dir); made != tt.keepCA || err != nil {
+			if made, err := CAMadeHere(h, dir); made || err != nil {
 				t.Errorf("CA made here: %v, %v", made, err)
 			}
 		})
 	}
-	if d := check(t, Removed(host.New(t.TempDir(), host.ReadOnly()), dir, false)); len(d) > 0 {
+	if d := check(t, Removed(host.New(t.TempDir(), host.ReadOnly()), dir)); len(d) > 0 {
 		t.Errorf("nothing there: %s", d)
 	}
 }
@@ -138,7 +137,7 @@ func as(t *testing.T, uid int, f func()) {
 func TestCAKept(t *testing.T) {
 	h, _ := set(t)
 	converged(t, CAKept(h, dir))
-	converged(t, Removed(h, dir, false))
+	converged(t, Removed(h, dir))
 	ca, err := readCA(h, dir)
 	must(t, err)
 	if !ca.usable() {

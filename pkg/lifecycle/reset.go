@@ -38,7 +38,7 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 		}},
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
 		{Name: "data", Short: "no data", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.dataGone(ctx, o) }},
-		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir, false)))},
+		{Name: PhaseCertificates, Short: "no certificates of this node", Steps: fixed(once("certificates/pairs", "no certificates of this node", certs.Removed(n.Host, n.Config.CertsDir)))},
 		{Name: PhaseConfigure, Short: "no settings, and no unit", Steps: n.settingsGone},
 		{Name: PhaseInstall, Short: "no programs, and no stored configuration", Steps: n.programsGone},
 	}
