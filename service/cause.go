@@ -30,38 +30,38 @@ type Cause struct {
 // causes are tried in this order, on the lines of etcd (of its server/v3, and of Go's net, os and crypto/tls in it) and on
 // those of systemd about it. A pattern that names the harm stands before one that may be its consequence, or noise.
 var causes = []struct {
-	pattern      *regexp.Regexp
+	pattern      string
 	reason, hint string // $1 is what the pattern found
 }{
-	{regexp.MustCompile(`Failed to determine user credentials|status=217/USER`), "the user that etcd runs as is absent", "make it: etcdadm init phase configure"},
-	{regexp.MustCompile(`status=203/EXEC`), "the program of etcd cannot be run", "install it: etcdadm init phase install; see whether SELinux forbids it: ausearch -m avc -ts recent"},
-	{regexp.MustCompile(`status=226/NAMESPACE`), "systemd cannot set up the sandbox", "see what is missing: journalctl -u etcd -n 20"},
-	{regexp.MustCompile(`Failed to load environment files`), "a file of settings cannot be read", "write it: etcdadm init phase configure"},
-	{regexp.MustCompile(removedWords), removedText, "if this node is to be a member again: etcdadm reset, then join"},
-	{regexp.MustCompile(`no space left on device`), "a disk is full", "make room, and etcd starts by itself; see what is full: df -h; du -xhd1 / | sort -h"},
-	{regexp.MustCompile(`read-only file system`), "the file system of the data is read-only", "see why: dmesg | tail -n 50; findmnt"},
-	{regexp.MustCompile(`input/output error`), "a disk fails: input/output error", "see what the kernel says: dmesg | tail -n 50"},
-	{regexp.MustCompile(`too many open files`), "the limit of open files is reached", "raise LimitNOFILE in a drop-in: systemctl edit etcd"},
-	{regexp.MustCompile(`listen tcp4? (\S+): bind: address already in use`), "$1 is taken by another process", "see by which: ss -lntp; stop it, or give this node another address: --bind-address ADDRESS"},
-	{regexp.MustCompile(`listen tcp4? (\S+): bind: cannot assign requested address`), "the address of $1 is not on this host", "see which are: ip address; choose one: --bind-address ADDRESS"},
-	{regexp.MustCompile(`open (\S+): permission denied`), "etcd may not read or write $1", "see who may: namei -l $1; files that root dropped into place are given to etcd when it is started: systemctl restart etcd"},
-	{regexp.MustCompile(`permission denied|operation not permitted`), "etcd lacks a permission", "see which: journalctl -u etcd -n 50; SELinux: ausearch -m avc -ts recent; AppArmor: dmesg"},
-	{regexp.MustCompile(`open (\S+\.(?:crt|key|pem)): no such file or directory`), "$1 is absent", "issue what is missing: etcdadm init phase certificates, or etcdadm join phase certificates URL"},
-	{regexp.MustCompile(`private key does not match public key`), "a certificate and its key do not belong together", "place both files of the pair, or remove both and have them issued: etcdadm init phase certificates"},
-	{regexp.MustCompile(`cluster ID mismatch`), "a member that this one talks to is of another cluster", "see to which each belongs: etcdadm status on both nodes; if this one's data is of a cluster that is gone: etcdadm reset --skip-remove-member, then join"},
-	{regexp.MustCompile(`has already been bootstrapped`), "the cluster knows this member with data that is not here", "remove it there (etcdctl.sh member remove ID), then join anew: etcdadm reset --skip-remove-member, etcdadm join URL"},
-	{regexp.MustCompile(`member count is unequal|incompatible with current running cluster|error validating peerURLs`), "the member list has changed since this node was configured", "run the same etcdadm join again"},
-	{regexp.MustCompile(`tocommit\(\d+\) is out of range`), "this member has lost data that it had confirmed", "replace it: etcdadm reset --skip-remove-member, then join"},
-	{regexp.MustCompile(`crc mismatch|failed to read WAL, cannot be repaired|database file .* does not match with snapshot|failed to recover v3 backend|file of the backend is missing|invalid database|unsupported WAL`), "the data of this member is damaged", "replace the member: etcdadm reset --skip-remove-member, then join; or restore the cluster: etcdadm restore FILE"},
-	{regexp.MustCompile(`flag provided but not defined: (\S+)|unknown flag: (\S+)`), "etcd does not know the flag $1$2", "remove the drop-in that sets it: systemctl cat etcd"},
-	{regexp.MustCompile(`"failed to verify flags","error":"((?:[^"\\]|\\.)+)"`), "etcd refuses its settings: $1", "see extraEnv in the configuration, and drop-ins: etcdadm config print; systemctl cat etcd"},
-	{regexp.MustCompile(`conflicting environment variable "([^"]+)"`), "$1 is set as a flag as well", "set it once: systemctl cat etcd; extraEnv in the configuration"},
-	{regexp.MustCompile(`certificate has expired or is not yet valid`), "a certificate is not valid at the time that one of the clocks shows", "compare the clocks (date -u) and the certificates (etcdadm status); set the clock: timedatectl set-ntp true"},
-	{regexp.MustCompile(`certificate signed by unknown authority|bad certificate|unknown certificate authority|failed to verify certificate`), "a certificate is refused between this member and another one", "see that both have the same CA: sha256sum /etc/etcd/pki/ca.crt; and what is wrong with the certificates: etcdadm status"},
-	{regexp.MustCompile(`prober found high clock drift|clock difference against peer`), "the clocks of the members differ", "set the clock of this node: timedatectl set-ntp true"},
-	{regexp.MustCompile(`has lost its data, or was never set up`), "this member has lost its data, or was never set up", "put the data back; or from a snapshot: etcdadm restore FILE; or replace the member: etcdadm reset --skip-remove-member, then join"},
-	{regexp.MustCompile(`cannot fetch cluster info from peer urls|could not get cluster response`), "no member of the cluster answers on its peer port", "see that TCP port 2380 is open between the members, and that they run"},
-	{regexp.MustCompile(`out of memory|cannot allocate memory|oom-kill`), "memory is short", "see who uses it: free -m; dmesg | grep -i oom"},
+	{`Failed to determine user credentials|status=217/USER`, "the user that etcd runs as is absent", "make it: etcdadm init phase configure"},
+	{`status=203/EXEC`, "the program of etcd cannot be run", "install it: etcdadm init phase install; see whether SELinux forbids it: ausearch -m avc -ts recent"},
+	{`status=226/NAMESPACE`, "systemd cannot set up the sandbox", "see what is missing: journalctl -u etcd -n 20"},
+	{`Failed to load environment files`, "a file of settings cannot be read", "write it: etcdadm init phase configure"},
+	{removedWords, removedText, "if this node is to be a member again: etcdadm reset, then join"},
+	{`no space left on device`, "a disk is full", "make room, and etcd starts by itself; see what is full: df -h; du -xhd1 / | sort -h"},
+	{`read-only file system`, "the file system of the data is read-only", "see why: dmesg | tail -n 50; findmnt"},
+	{`input/output error`, "a disk fails: input/output error", "see what the kernel says: dmesg | tail -n 50"},
+	{`too many open files`, "the limit of open files is reached", "raise LimitNOFILE in a drop-in: systemctl edit etcd"},
+	{`listen tcp4? (\S+): bind: address already in use`, "$1 is taken by another process", "see by which: ss -lntp; stop it, or give this node another address: --bind-address ADDRESS"},
+	{`listen tcp4? (\S+): bind: cannot assign requested address`, "the address of $1 is not on this host", "see which are: ip address; choose one: --bind-address ADDRESS"},
+	{`open (\S+): permission denied`, "etcd may not read or write $1", "see who may: namei -l $1; files that root dropped into place are given to etcd when it is started: systemctl restart etcd"},
+	{`permission denied|operation not permitted`, "etcd lacks a permission", "see which: journalctl -u etcd -n 50; SELinux: ausearch -m avc -ts recent; AppArmor: dmesg"},
+	{`open (\S+\.(?:crt|key|pem)): no such file or directory`, "$1 is absent", "issue what is missing: etcdadm init phase certificates, or etcdadm join phase certificates URL"},
+	{`private key does not match public key`, "a certificate and its key do not belong together", "place both files of the pair, or remove both and have them issued: etcdadm init phase certificates"},
+	{`cluster ID mismatch`, "a member that this one talks to is of another cluster", "see to which each belongs: etcdadm status on both nodes; if this one's data is of a cluster that is gone: etcdadm reset --skip-remove-member, then join"},
+	{`has already been bootstrapped`, "the cluster knows this member with data that is not here", "remove it there (etcdctl.sh member remove ID), then join anew: etcdadm reset --skip-remove-member, etcdadm join URL"},
+	{`member count is unequal|incompatible with current running cluster|error validating peerURLs`, "the member list has changed since this node was configured", "run the same etcdadm join again"},
+	{`tocommit\(\d+\) is out of range`, "this member has lost data that it had confirmed", "replace it: etcdadm reset --skip-remove-member, then join"},
+	{`crc mismatch|failed to read WAL, cannot be repaired|database file .* does not match with snapshot|failed to recover v3 backend|file of the backend is missing|invalid database|unsupported WAL`, "the data of this member is damaged", "replace the member: etcdadm reset --skip-remove-member, then join; or restore the cluster: etcdadm restore FILE"},
+	{`flag provided but not defined: (\S+)|unknown flag: (\S+)`, "etcd does not know the flag $1$2", "remove the drop-in that sets it: systemctl cat etcd"},
+	{`"failed to verify flags","error":"((?:[^"\\]|\\.)+)"`, "etcd refuses its settings: $1", "see extraEnv in the configuration, and drop-ins: etcdadm config print; systemctl cat etcd"},
+	{`conflicting environment variable "([^"]+)"`, "$1 is set as a flag as well", "set it once: systemctl cat etcd; extraEnv in the configuration"},
+	{`certificate has expired or is not yet valid`, "a certificate is not valid at the time that one of the clocks shows", "compare the clocks (date -u) and the certificates (etcdadm status); set the clock: timedatectl set-ntp true"},
+	{`certificate signed by unknown authority|bad certificate|unknown certificate authority|failed to verify certificate`, "a certificate is refused between this member and another one", "see that both have the same CA: sha256sum /etc/etcd/pki/ca.crt; and what is wrong with the certificates: etcdadm status"},
+	{`prober found high clock drift|clock difference against peer`, "the clocks of the members differ", "set the clock of this node: timedatectl set-ntp true"},
+	{`has lost its data, or was never set up`, "this member has lost its data, or was never set up", "put the data back; or from a snapshot: etcdadm restore FILE; or replace the member: etcdadm reset --skip-remove-member, then join"},
+	{`cannot fetch cluster info from peer urls|could not get cluster response`, "no member of the cluster answers on its peer port", "see that TCP port 2380 is open between the members, and that they run"},
+	{`out of memory|cannot allocate memory|oom-kill`, "memory is short", "see who uses it: free -m; dmesg | grep -i oom"},
 }
 
 // CauseOf finds the likely cause in the last lines of etcd's output: of its last start, where systemd tells of it. It looks
@@ -69,11 +69,12 @@ var causes = []struct {
 func CauseOf(lines []string) (Cause, bool) {
 	lines = lastStart(lines)
 	for _, c := range causes {
+		pattern := regexp.MustCompile(c.pattern) // here, as all of them would cost every start of this program a millisecond
 		for _, l := range slices.Backward(lines) {
-			if m := c.pattern.FindStringSubmatchIndex(l); m != nil {
+			if m := pattern.FindStringSubmatchIndex(l); m != nil {
 				return Cause{
-					Reason: string(c.pattern.ExpandString(nil, c.reason, l, m)),
-					Hint:   string(c.pattern.ExpandString(nil, c.hint, l, m)),
+					Reason: string(pattern.ExpandString(nil, c.reason, l, m)),
+					Hint:   string(pattern.ExpandString(nil, c.hint, l, m)),
 				}, true
 			}
 		}
