@@ -44,51 +44,63 @@ func (s store) owns(entry string) bool {
 	return len(entry) > len(s.name) && entry[:len(s.name)] == s.name && fingerprint.MatchString(entry[len(s.name):])
 }
 
-// write makes the directory of a version. It counts for nothing until it is pointed at.
-func (s store) write(version string, p pair) error {
-	at := path.Join(s.dir, pairsDir, version)
-	if err := s.host.WriteFileFor(s.owner, path.Join(at, s.name+".key"), p.key.data, 0o600); err != nil {
-		return err
-	}
-	return s.host.WriteFile(path.Join(at, s.name+".crt"), p.crt.data, 0o644)
+// write makes the directories of versions. They count for nothing until they are pointed at.
+func (s store) write(pairs ...pair) error {
+	return s.host.Together(func(h *host.Host) error {
+		for _, p := range pairs {
+			at := path.Join(s.dir, pairsDir, s.version(p))
+			if err := h.WriteFileFor(s.owner, path.Join(at, s.name+".key"), p.key.data, 0o600); err != nil {
+				return err
+			}
+			if err := h.WriteFile(path.Join(at, s.name+".crt"), p.crt.data, 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // point makes a version the current one. This is the swap.
-func (s store) point(version string) error {
+func (s store) point(p pair) error {
+	version := s.version(p)
 	if text, err := s.host.Readlink(s.link()); err == nil && text == version {
 		return nil
 	}
 	return s.host.Symlink(version, s.link())
 }
 
+// publish makes the public names links to the current version.
+func (s store) publish() error {
+	return s.host.Together(func(h *host.Host) error {
+		if err := h.Symlink(s.text(s.name+".crt"), s.crt()); err != nil {
+			return err
+		}
+		return h.Symlink(s.text(s.name+".key"), s.key())
+	})
+}
+
 // replace puts a new pair in the place of an old one, so that at every moment the two files belong together if they
 // did before.
 func (s store) replace(old, fresh pair) error {
-	version := s.version(fresh)
-	if err := s.write(version, fresh); err != nil {
+	linked := old.crt.linked && old.key.linked
+	written, first := []pair{fresh}, fresh
+	if !linked && old.usable() {
+		// Two public names cannot change in one step. So they become links to the old contents first; then the one link
+		// behind them changes.
+		written, first = []pair{old, fresh}, old
+	}
+	if err := s.write(written...); err != nil {
 		return err
 	}
-	if !old.crt.linked || !old.key.linked {
-		// Two public names cannot change in one step. So they become links to the old contents first; then the one
-		// link behind them changes.
-		first := version
-		if old.usable() {
-			first = s.version(old)
-			if err := s.write(first, old); err != nil {
-				return err
-			}
-		}
+	if !linked {
 		if err := s.point(first); err != nil {
 			return err
 		}
-		if err := s.host.Symlink(s.text(s.name+".crt"), s.crt()); err != nil {
-			return err
-		}
-		if err := s.host.Symlink(s.text(s.name+".key"), s.key()); err != nil {
+		if err := s.publish(); err != nil {
 			return err
 		}
 	}
-	return s.point(version)
+	return s.point(fresh)
 }
 
 // leftovers lists what runs that were killed, and earlier versions, left behind.

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,8 +81,10 @@ func (h *Host) Create(path string, mode fs.FileMode) (*StagedFile, error) {
 
 // Commit makes the file count, and durable.
 func (f *StagedFile) Commit() error {
-	if err := f.Sync(); err != nil {
-		return err
+	if f.h.unsynced == nil {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
@@ -92,7 +96,10 @@ func (f *StagedFile) Commit() error {
 		return err
 	}
 	f.done = true
-	return syncDir(filepath.Dir(f.real))
+	if f.h.unsynced != nil {
+		return f.h.sync(f.real, filepath.Dir(f.real))
+	}
+	return f.h.sync(filepath.Dir(f.real))
 }
 
 // Discard removes the staged file, unless it was committed.
@@ -133,7 +140,7 @@ func (h *Host) MkdirAll(path string, mode fs.FileMode) error {
 	if err := os.Chmod(real, mode); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(real))
+	return h.sync(filepath.Dir(real))
 }
 
 // Symlink makes link a symbolic link with the given text, in place of whatever file or link stands there, in one step.
@@ -158,7 +165,7 @@ func (h *Host) Symlink(text, link string) error {
 		_ = os.Remove(staging)
 		return err
 	}
-	return syncDir(filepath.Dir(real))
+	return h.sync(filepath.Dir(real))
 }
 
 // Rename moves a file or directory within a file system, durably. The target must not exist, unless it is a file or an empty directory.
@@ -170,10 +177,7 @@ func (h *Host) Rename(from, to string) error {
 	if err := os.Rename(a, b); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(b)); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(a))
+	return h.sync(filepath.Dir(b), filepath.Dir(a))
 }
 
 // Remove removes a file, a link or an empty directory. What is absent already is no error.
@@ -189,7 +193,7 @@ func (h *Host) Remove(path string) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(real))
+	return h.sync(filepath.Dir(real))
 }
 
 // RemoveAll removes path and what is below it. A link is removed, not what it leads to.
@@ -204,7 +208,7 @@ func (h *Host) RemoveAll(path string) error {
 	if err := os.RemoveAll(real); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(real)); !errors.Is(err, fs.ErrNotExist) {
+	if err := h.sync(filepath.Dir(real)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -242,6 +246,34 @@ func (h *Host) CopyFile(from, to string, mode fs.FileMode) error {
 		return err
 	}
 	return out.Commit()
+}
+
+// Together has the acts of f made durable at its end, all at once, which takes a disk little longer than one of them.
+// Until then no order among them is promised to survive a loss of power: they must count for nothing yet, or go in any
+// order. The host that f gets is for f alone.
+func (h *Host) Together(f func(*Host) error) error {
+	all, unsynced := *h, []string{}
+	all.unsynced = &unsynced
+	if err := f(&all); err != nil {
+		return err
+	}
+	slices.Sort(unsynced)
+	return h.sync(slices.Compact(unsynced)...)
+}
+
+// sync makes files and directories durable, at the same time; within Together, later.
+func (h *Host) sync(reals ...string) error {
+	if h.unsynced != nil {
+		*h.unsynced = append(*h.unsynced, reals...)
+		return nil
+	}
+	problems := make([]error, len(reals))
+	var all sync.WaitGroup
+	for i, real := range reals {
+		all.Go(func() { problems[i] = syncDir(real) })
+	}
+	all.Wait()
+	return errors.Join(problems...)
 }
 
 // SyncTree makes everything below path durable, bottom-up: files first, then the directories that name them, path last.

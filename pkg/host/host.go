@@ -23,6 +23,7 @@ type Host struct {
 	root     string
 	readOnly bool
 	observe  func(act string)
+	unsynced *[]string // of Together; nil: every act is durable by itself
 }
 
 // Option changes a new Host.

@@ -152,6 +152,36 @@ func TestKilledBeforeEachAct(t *testing.T) {
 	}
 }
 
+// What is done together is made durable at the end: what is gone by then cannot be, and that is an error.
+func TestTogetherIsDurableAtTheEnd(t *testing.T) {
+	h := host.New(t.TempDir())
+	write := func(then func()) error {
+		return h.Together(func(h *host.Host) error {
+			for _, p := range []string{"/a/1", "/a/2", "/b/3"} {
+				if err := h.WriteFile(p, []byte(p), 0o600); err != nil {
+					return err
+				}
+			}
+			then()
+			return nil
+		})
+	}
+	if err := write(func() {}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"/a/1", "/a/2", "/b/3"} {
+		if data, err := h.ReadFile(p); err != nil || string(data) != p {
+			t.Errorf("%s holds %q, %v", p, data, err)
+		}
+	}
+	if err := write(func() { _ = os.Remove(h.Path("/a/2")) }); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that was removed behind its back is durable: %v", err)
+	}
+	if err := h.Together(func(*host.Host) error { return errors.New("no") }); err == nil || err.Error() != "no" {
+		t.Errorf("the error of what is done is %v", err)
+	}
+}
+
 func TestStagedFileIsNothingUntilCommit(t *testing.T) {
 	root := t.TempDir()
 	h := host.New(root)
