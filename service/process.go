@@ -82,14 +82,11 @@ func (p *process) look() (view, error) {
 	if v.supervisor, err = p.supervisor(); err != nil || v.supervisor == 0 {
 		return view{}, err
 	}
-	all, err := p.host.Processes()
+	children, err := p.host.Children(v.supervisor)
 	if err != nil {
 		return view{}, err
 	}
-	for _, c := range all {
-		if c.PPID != v.supervisor {
-			continue
-		}
+	for _, c := range children {
 		env, err := p.host.Environ(c.PID)
 		switch {
 		case errors.Is(err, fs.ErrPermission):

@@ -176,6 +176,30 @@ func (h *Host) Processes() ([]Process, error) {
 	return list, nil
 }
 
+// Children lists the running children of a process. It asks the kernel for them, and looks at all processes where the
+// kernel does not tell (it is built without CONFIG_PROC_CHILDREN). A process that has ended has none.
+func (h *Host) Children(pid int) ([]Process, error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil || len(lists) == 0 {
+		all, err := h.Processes()
+		return slices.DeleteFunc(all, func(p Process) bool { return p.PPID != pid }), err
+	}
+	var children []Process
+	for _, list := range lists {
+		ids, _ := os.ReadFile(list) // a thread that has ended has none
+		for id := range strings.FieldsSeq(string(ids)) {
+			child, err := strconv.Atoi(id)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", list, err)
+			}
+			if p, err := h.Process(child); err == nil && p.State != 'Z' {
+				children = append(children, p)
+			}
+		}
+	}
+	return children, nil
+}
+
 // Environ returns the environment with which a process was started. It needs the process's user, or root.
 func (h *Host) Environ(pid int) (map[string]string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))

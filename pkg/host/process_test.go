@@ -237,6 +237,14 @@ func TestDetachedProcessIsOnItsOwn(t *testing.T) {
 	if at < 0 || all[at].PPID != os.Getpid() || all[at].Name != "sleep" {
 		t.Errorf("among the processes: %v", all)
 	}
+	children, err := h.Children(os.Getpid())
+	must(t, err)
+	if !slices.Contains(children, all[at]) || slices.ContainsFunc(children, func(p host.Process) bool { return p.PPID != os.Getpid() }) {
+		t.Errorf("the children are %v", children)
+	}
+	if none, err := h.Children(pid); len(none) > 0 || err != nil {
+		t.Errorf("the children of a child: %v, %v", none, err)
+	}
 }
 
 func TestProcessThatIsGone(t *testing.T) {
