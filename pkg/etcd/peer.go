@@ -19,10 +19,9 @@ import (
 
 // PeerInfo is what an etcd shows on its peer port.
 type PeerInfo struct {
-	Membership                     // as that member knows it: it may be out of date
-	Version, ClusterVersion string // X.Y.Z of the server; X.Y.0 of the cluster, or "not_decided"
-	Time                    time.Time
-	Certificate             *x509.Certificate // its leaf certificate; nil for an http:// URL
+	Membership  // as that member knows it: it may be out of date
+	Time        time.Time
+	Certificate *x509.Certificate // its leaf certificate; nil for an http:// URL
 }
 
 // PeerAnswer asks an etcd on its peer port who it is. The path /members and its header X-Etcd-Cluster-ID are what joining
@@ -70,16 +69,6 @@ func PeerAnswer(ctx context.Context, peerURL string, t *tls.Config) (PeerInfo, e
 		info.Members = append(info.Members, Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
 	}
 	info.Time, _ = time.Parse(time.RFC1123, header.Get("Date"))
-
-	body, _, err = get(ctx, client, strings.TrimRight(peerURL, "/")+"/version")
-	if err != nil {
-		return info, err
-	}
-	var v struct{ Etcdserver, Etcdcluster string }
-	if err := json.Unmarshal([]byte(body), &v); err != nil {
-		return info, errors.New("something answers, but not an etcd peer")
-	}
-	info.Version, info.ClusterVersion = v.Etcdserver, v.Etcdcluster
 	return info, nil
 }
 
