@@ -93,7 +93,7 @@ const (
 	JoinTimeout            = 5 * time.Minute  // for the cluster to take a member, others that join at the same moment included
 	CatchUpTimeout         = 30 * time.Minute // for a learner to receive a large database
 	StopTimeout            = 90 * time.Second // for etcd to hand over and exit
-	PollInterval           = 10 * time.Millisecond
+	PollInterval           = 5 * time.Millisecond
 )
 
 // Certificates.

@@ -14,7 +14,7 @@ import (
 
 // The pauses before a change is tried again.
 const (
-	soon  = 20 * time.Millisecond  // what ends it may be over at any moment
+	soon  = 10 * time.Millisecond  // what ends it may be over at any moment
 	later = 250 * time.Millisecond // a leader is not "healthy" before it has been connected to a quorum for 5 s
 )
 
