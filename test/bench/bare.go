@@ -74,18 +74,26 @@ func (n *bare) begins(ctx context.Context) error {
 	return errors.Join(firstRead(ctx, n.address, n.pki), n.alive())
 }
 
-// joins adds the node as a learner, starts it, promotes it, and reads through it.
-func (n *bare) joins(ctx context.Context, through *bare) error {
-	c, err := dial(ctx, through.address, n.pki)
+// joins adds the node as a learner when the cluster takes it, starts it, promotes it, and reads through it.
+func (n *bare) joins(ctx context.Context, members ...*bare) error {
+	c, err := dial(ctx, members[0].address, n.pki)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	added, err := c.MemberAddAsLearner(ctx, []string{n.peerURL()})
+	var added *clientv3.MemberAddResponse
+	err = until(ctx, func(ctx context.Context) error {
+		added, err = c.MemberAddAsLearner(ctx, []string{n.peerURL()})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if err := n.start(through.member()+","+n.member(), "existing"); err != nil {
+	cluster := n.member()
+	for _, m := range members {
+		cluster += "," + m.member()
+	}
+	if err := n.start(cluster, "existing"); err != nil {
 		return err
 	}
 	err = until(ctx, func(ctx context.Context) error {

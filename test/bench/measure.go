@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,45 +87,84 @@ func (b *bench) init(ctx context.Context) ([]row, error) {
 // join: from exec to the first linearizable read through the new voter, which began as a learner. Each run has a new
 // cluster of one: a member that has just joined cannot leave for the next five seconds.
 func (b *bench) join(ctx context.Context) ([]row, error) {
-	first, second := b.node("join-1", "127.81.0.1"), b.node("join-2", "127.81.0.2")
-	for _, n := range []*node{first, second} {
+	return b.growth(ctx, "join", 1, 2*b.runs, 1.15)
+}
+
+// second: join of a third member right after the second, where etcd has its leader be connected for five seconds first.
+func (b *bench) second(ctx context.Context) ([]row, error) {
+	return b.growth(ctx, "second join", 2, max(b.runs/4, 5), 1.1)
+}
+
+// growth measures the join to a cluster of so many members, which are as new as can be.
+func (b *bench) growth(ctx context.Context, what string, members, runs int, limit float64) ([]row, error) {
+	var nodes []*node
+	var bares []*bare
+	var addresses []string
+	for i := range members + 1 {
+		n := b.node(fmt.Sprintf("join-%d", i+1), fmt.Sprintf("127.81.0.%d", i+1))
 		if err := n.install(ctx); err != nil {
 			return nil, err
 		}
+		nodes, addresses = append(nodes, n), append(addresses, fmt.Sprintf("127.81.1.%d", i+1))
 	}
-	p, err := newPKI(filepath.Join(b.dir, "bare-join-pki"), "127.81.1.1", "127.81.1.2")
+	p, err := newPKI(filepath.Join(b.dir, "bare-join-pki"), addresses...)
 	if err != nil {
 		return nil, err
 	}
-	one, two := b.bare("bare-join-1", "127.81.1.1", p), b.bare("bare-join-2", "127.81.1.2", p)
+	for i, a := range addresses {
+		bares = append(bares, b.bare(fmt.Sprintf("bare-join-%d", i+1), a, p))
+	}
 	var ours, bare, own []time.Duration
-	err = turns(ctx, b.runs,
+	err = turns(ctx, runs,
 		func() error {
-			defer first.wipe()
-			defer second.wipe()
-			if _, err := first.run(ctx, first.initArgs()...); err != nil {
-				return err
+			for i, n := range nodes {
+				defer n.wipe()
+				if i == 0 {
+					if _, err := n.run(ctx, n.initArgs()...); err != nil {
+						return err
+					}
+					continue
+				}
+				if err := nodes[0].giveCA(n); err != nil {
+					return err
+				}
+				anyBeat()
+				r, err := n.run(ctx, n.joinArgs(nodes[0])...)
+				if err != nil {
+					return err
+				}
+				if i == members {
+					ours, own = append(ours, r.wall), append(own, r.own())
+				}
 			}
-			if err := first.giveCA(second); err != nil {
-				return err
-			}
-			r, err := second.run(ctx, second.joinArgs(first)...)
-			ours, own = append(ours, r.wall), append(own, r.own())
-			return err
+			return nil
 		},
 		func() error {
-			defer one.wipe()
-			defer two.wipe()
-			if err := one.begins(ctx); err != nil {
-				return err
+			for i, n := range bares {
+				defer n.wipe()
+				if i == 0 {
+					if err := n.begins(ctx); err != nil {
+						return err
+					}
+					continue
+				}
+				anyBeat()
+				began := time.Now()
+				if err := n.joins(ctx, bares[:i]...); err != nil {
+					return err
+				}
+				if i == members {
+					bare = append(bare, time.Since(began))
+				}
 			}
-			began := time.Now()
-			err := two.joins(ctx, one)
-			bare = append(bare, time.Since(began))
-			return err
+			return nil
 		})
-	return []row{against("join", ours, bare, 1.15), within("join, without waiting for etcd", own, 250*time.Millisecond)}, err
+	return []row{against(what, ours, bare, limit), within(what+", without waiting for etcd", own, 250*time.Millisecond)}, err
 }
+
+// anyBeat waits for any moment between two heartbeats of a leader: a learner gets its first entries at one, 100 ms
+// after the last. A join that always began at the same moment would be measured in whole heartbeats.
+func anyBeat() { time.Sleep(rand.N(100 * time.Millisecond)) }
 
 // noop: init on a node that is as it should be.
 func (b *bench) noop(ctx context.Context) ([]row, error) {
