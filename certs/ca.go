@@ -37,7 +37,8 @@ func judgeCA(ca pair, now time.Time) error {
 	}
 	if now.Before(c.NotBefore) {
 		return errs.New(errs.Precondition, "the clock says %s, and the CA in %s begins at %s", date(now), ca.crt.path, date(c.NotBefore)).
-			Hint("set the clock of this node, and keep it set: timedatectl set-ntp true")
+			Hint("set the clock of this node, and keep it set: timedatectl set-ntp true").
+			Hint("if it is right, the CA was made under a wrong one: bring another, or wait until then")
 	}
 	if now.After(c.NotAfter) {
 		return errs.New(errs.Verification, "the CA in %s expired at %s; the clock says %s", ca.crt.path, date(c.NotAfter), date(now)).

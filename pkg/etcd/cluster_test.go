@@ -139,25 +139,36 @@ func TestCertificateProblemsAreNamed(t *testing.T) {
 		return func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP(ip)} }
 	}
 	local := at("127.0.0.1")
+	early := func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }
 	for _, row := range []struct {
 		name   string
 		pair   tls.Certificate
 		client *tls.Config
 		want   string
+		clocks bool // may be wrong
 	}{
-		{"another name", ours.leaf("server", at("10.1.2.3")), ours.client(), "its certificate (CN=server) is for 10.1.2.3, not for 127.0.0.1"},
-		{"expired", ours.leaf("server", local, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), ours.client(), "(CN=server) expired at 20"},
-		{"not yet", ours.leaf("server", local, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), ours.client(), "is not valid before 20"},
-		{"unknown authority", theirs.leaf("server", local), ours.client(), `was issued by "their CA", which is not our CA`},
-		{"our certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool, Certificates: theirs.client().Certificates}, "it refuses our client certificate"},
-		{"no certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool}, "it refuses our client certificate (certificate required)"},
+		{"another name", ours.leaf("server", at("10.1.2.3")), ours.client(), "its certificate (CN=server) is for 10.1.2.3, not for 127.0.0.1", false},
+		{"expired", ours.leaf("server", local, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), ours.client(), "(CN=server) expired at 20", false},
+		{"not yet", ours.leaf("server", local, early), ours.client(), "is not valid before 20", true},
+		{"ours not yet", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool, Certificates: []tls.Certificate{ours.leaf("client", early)}},
+			"it refuses our client certificate (expired certificate); the clock here says 20", true},
+		{"unknown authority", theirs.leaf("server", local), ours.client(), `was issued by "their CA", which is not our CA`, false},
+		{"our certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool, Certificates: theirs.client().Certificates}, "it refuses our client certificate", false},
+		{"no certificate", ours.leaf("server", local), &tls.Config{RootCAs: ours.pool}, "it refuses our client certificate (certificate required)", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			endpoint := serve(t, &tls.Config{Certificates: []tls.Certificate{row.pair}, ClientCAs: ours.pool, ClientAuth: tls.RequireAndVerifyClientCert}, grpc.NewServer())
 			c := open(t, Options{TLS: row.client}, endpoint)
 			_, err := c.Members(t.Context())
-			if errs.StatusOf(err) != errs.Verification || !strings.Contains(err.Error(), row.want) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("status %d: %v\nwant status 6 and %q", errs.StatusOf(err), err, row.want)
+			status := errs.Verification
+			if row.clocks {
+				status = errs.Precondition
+			}
+			if errs.StatusOf(err) != status || !strings.Contains(err.Error(), row.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("status %d: %v\nwant status %d and %q", errs.StatusOf(err), err, status, row.want)
+			}
+			if hints := strings.Join(errs.HintsOf(err), "\n"); strings.Contains(hints, "timedatectl") != row.clocks {
+				t.Errorf("hints %q", hints)
 			}
 			info, err := PeerAnswer(t.Context(), endpoint, row.client)
 			if err == nil || !strings.Contains(err.Error(), row.want) {

@@ -32,6 +32,9 @@ func (r Answering) Check(ctx context.Context) (converge.Diff, error) {
 
 // silent is the gap of an endpoint that does not answer; or an error, where waiting does not help.
 func silent(endpoint string, err error) (converge.Diff, error) {
+	if errors.Is(err, errClocks) {
+		return nil, unequalClocks("%s: %w", endpoint, err)
+	}
 	if errors.As(err, new(tlsError)) {
 		return nil, errs.New(errs.Verification, "%s: %w", endpoint, err)
 	}

@@ -200,13 +200,16 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 		return answer{}, errs.New(errs.Usage, "no endpoint of the cluster is known")
 	}
 	problems := make([]string, len(all))
-	learners, certificates := 0, 0
+	learners, certificates, clocks := 0, 0, 0
 	for i, a := range all {
 		switch {
 		case errors.Is(a.err, errLearner):
 			learners++
 		case errors.As(a.err, new(tlsError)):
 			certificates++
+			if errors.Is(a.err, errClocks) {
+				clocks++
+			}
 		case a.stale:
 			return a, errs.New(errs.Precondition, "the cluster has no quorum: %s answers, but not for a majority of its %d voters (%s)",
 				a.endpoint, len(a.Voters()), said(a.err)).
@@ -223,6 +226,8 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 	case learners > 0:
 		return answer{}, errs.New(errs.Precondition, "no voter of the cluster answers (%w)", list).
 			Hint("name the client URL of a member that votes")
+	case clocks == len(all):
+		return answer{}, unequalClocks("this node and the cluster do not agree on which certificates are valid now (%s)", list)
 	case certificates == len(all):
 		return answer{}, errs.New(errs.Verification, "no endpoint of the cluster can be trusted (%s)", list).
 			Hint("every node needs certificates of the same CA")
@@ -240,6 +245,13 @@ func (u unheard) Error() string { return string(u) }
 func Unheard(err error) bool {
 	var u unheard
 	return errors.As(err, &u)
+}
+
+// unequalClocks is the error of certificates that one side takes for valid, and the other one does not.
+func unequalClocks(format string, args ...any) *errs.Error {
+	return errs.New(errs.Precondition, format, args...).
+		Hint("compare the clocks, date -u here and there, and set the one that is wrong: timedatectl set-ntp true").
+		Hint("if both are right, see which certificate has expired: etcdadm status")
 }
 
 // errTooLate is what is said of an endpoint that was not waited for, as others had answered.

@@ -21,6 +21,9 @@ import (
 // ErrCertificateRefused is the problem of an endpoint that does not accept our client certificate, or wants one.
 var ErrCertificateRefused = errors.New("it refuses our client certificate")
 
+// errClocks is the problem of a certificate that one side takes for valid, and the other one for expired or not yet valid.
+var errClocks = errors.New("the clocks differ")
+
 // tlsError is a problem with a certificate: it does not go away by waiting.
 type tlsError struct {
 	text  string
@@ -139,11 +142,11 @@ func tlsProblem(err error) error {
 	case errors.As(err, &host):
 		text = fmt.Sprintf("its certificate (%s) is for %s, not for %s", subject(host.Certificate), strings.Join(names(host.Certificate), ", "), host.Host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		text = fmt.Sprintf("its certificate (%s) expired at %s", subject(invalid.Cert), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 		if now := time.Now(); now.Before(invalid.Cert.NotBefore) {
-			text = fmt.Sprintf("its certificate (%s) is not valid before %s; the clock here says %s",
-				subject(invalid.Cert), invalid.Cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+			return tlsError{fmt.Sprintf("its certificate (%s) is not valid before %s; the clock here says %s",
+				subject(invalid.Cert), invalid.Cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)), errors.Join(err, errClocks)}
 		}
+		text = fmt.Sprintf("its certificate (%s) expired at %s", subject(invalid.Cert), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 	case errors.As(err, &authority) && errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0:
 		leaf := verification.UnverifiedCertificates[0]
 		text = fmt.Sprintf("its certificate (%s) was issued by %q, which is not our CA", subject(leaf), leaf.Issuer.CommonName)
@@ -152,7 +155,12 @@ func tlsProblem(err error) error {
 	case errors.As(err, &header):
 		text = "it does not speak TLS"
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		return tlsError{fmt.Sprintf("%s (%s)", ErrCertificateRefused, strings.TrimPrefix(remote.Err.Error(), "tls: ")), ErrCertificateRefused}
+		said := strings.TrimPrefix(remote.Err.Error(), "tls: ")
+		if said == "expired certificate" { // what Go says of one that is not valid yet, too; a client does not show what has expired
+			return tlsError{fmt.Sprintf("%s (%s); the clock here says %s", ErrCertificateRefused, said, time.Now().UTC().Format(time.RFC3339)),
+				errors.Join(ErrCertificateRefused, errClocks)}
+		}
+		return tlsError{fmt.Sprintf("%s (%s)", ErrCertificateRefused, said), ErrCertificateRefused}
 	default:
 		return nil
 	}

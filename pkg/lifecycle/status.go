@@ -14,6 +14,7 @@ import (
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/preflight"
 	"etcdadm/pkg/snapshot"
 )
 
@@ -194,6 +195,9 @@ func (n *Node) describeCluster(ctx context.Context, s *Status) error {
 		if ms.Learner {
 			s.attend("member %s is a learner still", member)
 		}
+		if member.ID != own.MemberID && ms.Problem == "" {
+			n.describeClock(ctx, member, s)
+		}
 	}
 	return nil
 }
@@ -215,6 +219,29 @@ func (n *Node) describeMember(ctx context.Context, c *etcd.Cluster, m etcd.Membe
 	return ms
 }
 
+// describeClock compares the clock of another member with that of this node. One that cannot be asked is told elsewhere.
+func (n *Node) describeClock(ctx context.Context, m etcd.Member, s *Status) {
+	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+	if err != nil {
+		return
+	}
+	for _, u := range m.PeerURLs {
+		limited, cancel := context.WithTimeout(ctx, constants.DialTimeout)
+		before := n.Now()
+		info, err := etcd.PeerAnswer(limited, u, t)
+		after := n.Now()
+		cancel()
+		if err != nil || info.Time.IsZero() {
+			continue
+		}
+		if drift, direction := preflight.Drift(before, info.Time, after); drift >= preflight.DriftWarned {
+			s.attend("the clock of this node says %s, which is %s %s that of member %s: set the one that is wrong: timedatectl set-ntp true",
+				after.UTC().Format(time.RFC3339), drift, direction, m)
+		}
+		return
+	}
+}
+
 func (n *Node) describeCertificates(_ context.Context, s *Status) error {
 	now := n.Now()
 	list, err := certs.Describe(n.Host, n.Config.CertsDir, now)
@@ -222,6 +249,12 @@ func (n *Node) describeCertificates(_ context.Context, s *Status) error {
 		return err
 	}
 	s.Certificates = list
+	for _, d := range list {
+		if now.Before(d.NotBefore) {
+			s.attend("the clock of this node says %s, and certificates of it are not valid yet: it is likely wrong, or was when they were issued: timedatectl set-ntp true", now.UTC().Format(time.RFC3339))
+			break
+		}
+	}
 	for _, d := range list {
 		switch {
 		case d.Problem != "":

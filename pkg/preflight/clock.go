@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// driftWarned is where etcd itself begins to complain about the clocks of its peers (server/etcdserver/api/rafthttp).
-	driftWarned = time.Second
+	// DriftWarned is where etcd itself begins to complain about the clocks of its peers (server/etcdserver/api/rafthttp).
+	DriftWarned = time.Second
 	// driftRefused is a clock that nobody sets: certificates and leases will be misjudged as it runs away.
 	driftRefused = 5 * time.Minute
 )
@@ -68,19 +68,23 @@ func (c Clock) compare(ctx context.Context) error {
 		converge.Warnf(ctx, "the clock of the cluster is not known: %v", err)
 		return nil
 	}
-	// The answer was given between before and after, at or within a second after remote: what lies outside is drift.
-	drift, direction := remote.Sub(after), "behind"
+	switch drift, direction := Drift(before, remote, after); {
+	case drift >= driftRefused:
+		return setClock(refuse("the clock of this node says %s, and that of the cluster %s", stamp(after), stamp(remote)))
+	case drift >= DriftWarned:
+		converge.Warnf(ctx, "the clock of this node is %s %s that of the cluster; etcd complains from %s on: timedatectl set-ntp true", drift, direction, DriftWarned)
+	}
+	return nil
+}
+
+// Drift tells how far a clock is behind or ahead of another one, in whole seconds. The other one told its time, in whole
+// seconds, at some moment between two of this one: what may be the wait for the answer is no drift.
+func Drift(before, remote, after time.Time) (drift time.Duration, direction string) {
+	drift, direction = remote.Sub(after), "behind"
 	if ahead := before.Sub(remote.Add(time.Second)); ahead > drift {
 		drift, direction = ahead, "ahead of"
 	}
-	drift = drift.Truncate(time.Second)
-	switch {
-	case drift >= driftRefused:
-		return setClock(refuse("the clock of this node says %s, and that of the cluster %s", stamp(after), stamp(remote)))
-	case drift >= driftWarned:
-		converge.Warnf(ctx, "the clock of this node is %s %s that of the cluster; etcd complains from %s on: timedatectl set-ntp true", drift, direction, driftWarned)
-	}
-	return nil
+	return max(0, drift.Truncate(time.Second)), direction
 }
 
 func setClock(e *errs.Error) *errs.Error {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"etcdadm/test/release"
 )
@@ -52,7 +53,8 @@ func (s *story) prepare(h *Host) {
 // etcdadm builds the program, once for all stories.
 var etcdadm = sync.OnceValues(func() (string, error) {
 	bin := filepath.Join(built, "etcdadm")
-	build := exec.Command("go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", bin, "./cmd/etcdadm")
+	today := time.Now().UTC().Truncate(24 * time.Hour).Format(time.RFC3339) // the same for all builds of a day, which Go keeps
+	build := exec.Command("go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w -X etcdadm/pkg/version.buildDate="+today, "-o", bin, "./cmd/etcdadm")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -84,12 +86,17 @@ func (s *story) etcdadm(h *Host, args ...string) {
 	}
 }
 
-// try runs etcdadm on a host, and tells of each line that it says while it runs.
-func (s *story) try(h *Host, tell func(line string), args ...string) error {
+// with adds to the arguments of etcdadm where it finds the release of the story.
+func (s *story) with(args ...string) []string {
 	if args[0] == "init" || args[0] == "join" {
 		args = append(slices.Clip(args), "--init-system", initSystem, "--version", s.version, "--release-url", "file:///mirror", "--sha256sums", "/mirror/SHA256SUMS")
 	}
-	return s.call(h, tell, args...)
+	return args
+}
+
+// try runs etcdadm on a host, and tells of each line that it says while it runs.
+func (s *story) try(h *Host, tell func(line string), args ...string) error {
+	return s.call(h, tell, s.with(args...)...)
 }
 
 // call runs etcdadm on a host with these arguments.
