@@ -36,6 +36,7 @@ type operation struct {
 // risks that can be accepted by name, each by the commands that know it.
 var risks = map[string][]string{
 	lifecycle.RiskUnverifiedDownload: {"init", "join", "restore", "download"},
+	lifecycle.RiskLoseQuorum:         {"init", "join"},
 }
 
 // newOperation gives a command the flags that every operation has.
@@ -108,6 +109,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 		return err
 	}
 	node.AcceptUnverified = slices.Contains(o.risks, lifecycle.RiskUnverifiedDownload)
+	node.AcceptLoseQuorum = slices.Contains(o.risks, lifecycle.RiskLoseQuorum)
 	phases := p(node)
 	open := slices.Contains(node.Transient, versionKey)
 	if len(only) > 0 {

@@ -92,6 +92,8 @@ const (
 	StartTimeout           = 90 * time.Second // from start to the first answer of a local etcd
 	JoinTimeout            = 5 * time.Minute  // for the cluster to take a member, others that join at the same moment included
 	CatchUpTimeout         = 30 * time.Minute // for a learner to receive a large database
+	TurnTimeout            = 5 * time.Minute  // for other members to be back, before this one may be away
+	TurnTTL                = 15 * time.Second // after which a member that died while it had the turn has it no longer
 	StopTimeout            = 90 * time.Second // for etcd to hand over and exit
 	PollInterval           = 5 * time.Millisecond
 )

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"etcdadm/pkg/errs"
@@ -71,6 +72,24 @@ func RemoveGate(m Membership, h Health, id uint64) error {
 	}
 	return blocked(silent, h, "without member %s the cluster would lose its quorum: %d of %d voters would be up, and %d must be",
 		hexID(id), n-len(silent), n, QuorumOf(n))
+}
+
+// AwayGate tells whether the cluster keeps its quorum while the member with the peer URL self is away for a moment, as for
+// a restart: with n voters, QuorumOf(n) others must answer. An error with status 3 says why that is not so.
+func AwayGate(m Membership, h Health, self string) error {
+	var others []Member
+	voters := m.Voters()
+	for _, v := range voters {
+		if !slices.ContainsFunc(v.PeerURLs, func(u string) bool { return sameURL(u, self) }) {
+			others = append(others, v)
+		}
+	}
+	silent := Silent(others, h)
+	if len(others)-len(silent) >= QuorumOf(len(voters)) {
+		return nil
+	}
+	return blocked(silent, h, "without this member the cluster would have no quorum: %d of %d voters would be up, and %d must be",
+		len(others)-len(silent), len(voters), QuorumOf(len(voters)))
 }
 
 // Silent returns those of the members that do not answer. One without a name may be up: it has yet to tell it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"slices"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
@@ -72,6 +73,39 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 		}
 		return nil, service.NotUp(backend, s.LastExit)
 	})
+}
+
+// mayBeAway is the turn of this member to be away, so that of the members that are configured anew at the same moment one
+// restarts after the other. A member that serves nobody needs none, nor one of a cluster that stands still already.
+func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
+	own := n.Config.ClientURL()
+	c, err := n.cluster(own)
+	if err != nil || n.AcceptLoseQuorum {
+		return nil
+	}
+	if s, err := c.Status(ctx, own); err != nil || s.Learner {
+		return nil
+	}
+	m, err := c.Members(ctx)
+	if err != nil {
+		return nil
+	}
+	var others []string
+	for _, v := range m.Voters() {
+		if !slices.Contains(v.PeerURLs, n.Config.PeerURL()) {
+			others = append(others, v.ClientURLs...)
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	all, err := n.cluster(append(others, own)...)
+	if err != nil {
+		return nil
+	}
+	n.turn = &etcd.Turn{Cluster: all, PeerURL: n.Config.PeerURL()}
+	return []converge.Step{{Name: "start/turn", Short: "the others can do without this member", Want: n.turn, Within: constants.TurnTimeout,
+		Hint: "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum}}
 }
 
 // hasQuorum is a majority of the voters agreeing on who is a member.

@@ -92,7 +92,7 @@ func (n *Node) certificates(ca converge.Step, peers []string, missingOnly bool) 
 
 // startPhase starts etcd, or restarts it when what runs is not what the environment file describes.
 func (n *Node) startPhase() converge.Phase {
-	return converge.Phase{Name: PhaseStart, Short: "etcd runs with its settings", Steps: func(context.Context) ([]converge.Step, error) {
+	return converge.Phase{Name: PhaseStart, Short: "etcd runs with its settings", Steps: func(ctx context.Context) ([]converge.Step, error) {
 		backend, err := n.backend()
 		if err != nil {
 			return nil, err
@@ -106,10 +106,12 @@ func (n *Node) startPhase() converge.Phase {
 			return nil, errs.New(errs.Precondition, "%s is absent or does not describe a start", constants.EnvFile).
 				Hint("run the phase configure first, or the whole command")
 		}
-		return []converge.Step{
-			once("start/enabled", "etcd starts at boot", backend.Enabled()),
-			{Name: "start/running", Short: "etcd runs", Want: backend.Running(digest), Within: constants.StopTimeout + constants.StartTimeout, Why: n.why},
-		}, nil
+		running := backend.Running(digest)
+		steps := []converge.Step{once("start/enabled", "etcd starts at boot", backend.Enabled())}
+		if d, err := running.Check(ctx); err == nil && len(d) > 0 {
+			steps = append(steps, n.mayBeAway(ctx)...)
+		}
+		return append(steps, converge.Step{Name: "start/running", Short: "etcd runs", Want: running, Within: constants.StopTimeout + constants.StartTimeout, Why: n.why}), nil
 	}}
 }
 

@@ -50,6 +50,9 @@ const (
 // RiskUnverifiedDownload is the name of the risk of an archive that nobody vouches for.
 const RiskUnverifiedDownload = "unverified-download"
 
+// RiskLoseQuorum is the name of the risk that a cluster stands still while a member restarts.
+const RiskLoseQuorum = "lose-quorum"
+
 // Node is what an operation works on: the desired state, and the ways to the machine and its cluster.
 type Node struct {
 	Config           api.Config
@@ -74,12 +77,20 @@ type Node struct {
 	Member *report.Member
 	Next   []report.Next
 
+	// AcceptLoseQuorum lets a restart take the quorum away.
+	AcceptLoseQuorum bool
+
+	turn      *etcd.Turn // to be away, while this operation lasts
 	clusters  map[string]*etcd.Cluster
 	snapshots map[string]snapshot.Info // verified in this run
 }
 
-// Close ends the connections to the cluster.
+// Close gives back the turn to be away, and ends the connections to the cluster.
 func (n *Node) Close() {
+	if n.turn != nil {
+		n.turn.Close()
+		n.turn = nil
+	}
 	for _, c := range n.clusters {
 		c.Close()
 	}

@@ -1,0 +1,82 @@
+package etcd
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"etcdadm/pkg/errs"
+)
+
+func TestOneMemberIsAwayAtATime(t *testing.T) {
+	t.Parallel()
+	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
+	start(t, a, b, c)
+	endpoints := []string{a.client, b.client, c.client}
+	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	two := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer}
+	holds(t, one)
+
+	var told []string
+	r := apply(t, two, time.Second, func(s string) { told = append(told, s) })
+	if errs.StatusOf(r.Err) != errs.Timeout {
+		t.Errorf("a second member gets the turn too: %v", r.Err)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "another member of the cluster is being restarted") {
+		t.Errorf("the wait is told as %q", told)
+	}
+
+	// One that dies while it has the turn loses it: nobody renews it any more.
+	one.stop()
+	one.kept.Wait()
+	holds(t, two)
+	two.Close()
+	if d, err := two.Check(context.Background()); err != nil || len(d) == 0 {
+		t.Errorf("the turn is held after it was given back: %v, %v", d, err)
+	}
+
+	// A member that is down already is as good as one that is away.
+	c.stop()
+	r = apply(t, two, 3*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "member c (") {
+		t.Errorf("with one of three down, another may go: %v", r.Err)
+	}
+	// What is refused holds nobody else up.
+	one = &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: c.peer}
+	holds(t, one)
+	one.Close()
+}
+
+func TestAMemberThatCannotBeSparedNeedsNoTurn(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a, b)
+	turn := &Turn{Cluster: open(t, Options{}, a.client, b.client), PeerURL: a.peer}
+	if d, err := turn.Check(t.Context()); err != nil || len(d) != 0 {
+		t.Errorf("one of two waits for its turn: %v, %v", d, err)
+	}
+}
+
+func TestAwayGateKeepsTheQuorum(t *testing.T) {
+	for _, row := range []struct {
+		line    string // as of members; the first one goes
+		refused bool
+	}{
+		{"UUU", false},
+		{"UUd", true},
+		{"dUU", false},
+		{"UUUU", false},
+		{"UUUd", true},
+		{"UUUUd", false},
+		{"UUUdd", true},
+		{"UUUl", false},
+		{"UUlld", true},
+	} {
+		m, h := members(row.line)
+		err := AwayGate(m, h, m.Members[0].PeerURLs[0])
+		if (errs.StatusOf(err) == errs.Precondition) != row.refused {
+			t.Errorf("%s: %v", row.line, err)
+		}
+	}
+}
