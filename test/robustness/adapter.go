@@ -40,6 +40,9 @@ const (
 	modelEnd = 5 * time.Minute
 )
 
+// upstream's 200 ms are too short on a machine that many clusters share.
+func init() { traffic.RequestTimeout = time.Second }
+
 // nop says nothing: what matters is in the verdict.
 var nop = zap.NewNop()
 
@@ -58,7 +61,6 @@ type Recording struct {
 // a client for each door, and two that know all of them, write, read and watch until Finish. A cluster that is in its
 // first epoch has to be empty: the model begins at revision 1.
 func Record(ctx context.Context, doors []string, first bool) (*Recording, error) {
-	traffic.RequestTimeout = time.Second // upstream's 200 ms are too short on a machine that many clusters share
 	// A second epoch begins with what the first has left: its operations come later than those (see Prefix).
 	base := time.Now().Add(-time.Minute)
 	r := &Recording{lg: nop, base: base, finish: make(chan struct{})}

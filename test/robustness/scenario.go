@@ -69,6 +69,12 @@ var Scenarios = []Scenario{
 		}
 		return nil
 	}},
+	{"restart all at the same moment with other settings", 3, func(p *Play) error {
+		if err := p.grow(3); err != nil {
+			return err
+		}
+		return p.together(p.members, p.reconfigure)
+	}},
 	{"renew the certificates", 3, func(p *Play) error {
 		if err := p.grow(3); err != nil {
 			return err
@@ -257,11 +263,14 @@ func (p *Play) join(n *Node) error {
 	return nil
 }
 
-func (p *Play) joinTogether(nodes []*Node) error {
+func (p *Play) joinTogether(nodes []*Node) error { return p.together(nodes, p.join) }
+
+// together does the same on several nodes at the same moment.
+func (p *Play) together(nodes []*Node, do func(*Node) error) error {
 	problems := make([]error, len(nodes))
 	var all sync.WaitGroup
 	for i, n := range nodes {
-		all.Go(func() { problems[i] = p.join(n) })
+		all.Go(func() { problems[i] = do(n) })
 	}
 	all.Wait()
 	return errors.Join(problems...)
