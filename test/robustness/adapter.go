@@ -67,7 +67,7 @@ func Record(ctx context.Context, doors []string, first bool) (*Recording, error)
 	ids := identity.NewIDProvider()
 	r.set, r.watchers = client.NewSet(ids, base), client.NewSet(ids, base)
 	if first {
-		empty, cancel := context.WithTimeout(ctx, watchersEnd)
+		empty, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		if err := untilEmpty(empty, r.lg, doors, r.set); err != nil {
 			return nil, err

@@ -347,6 +347,9 @@ func (p *Play) command(n *Node) []string {
 			others = append(others, m)
 		}
 	}
+	if others == nil {
+		others = []*Node{n}
+	}
 	return n.joinArgs(others...)
 }
 
@@ -372,7 +375,7 @@ func (p *Play) renew(n *Node) error {
 
 func (p *Play) again(n *Node) error {
 	args := p.command(n)
-	if err := p.do(n, args...); err != nil {
+	if err := p.do(n, args...); err != nil || p.fault.disturbs { // then it may have had to be started
 		return err
 	}
 	return n.unchanged(p.ctx, args...)
