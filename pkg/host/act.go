@@ -46,6 +46,22 @@ func (h *Host) WriteFileFor(o Owner, path string, data []byte, mode fs.FileMode)
 	return f.Commit()
 }
 
+// WriteWatched is WriteFile for a directory of which somebody takes every file: it is staged beside that directory, and
+// moved in. Where nothing can be moved in from there, it is staged in the directory, hidden.
+func (h *Host) WriteWatched(path string, data []byte, mode fs.FileMode) error {
+	f, err := h.create(path, Staging(filepath.Dir(path)), mode)
+	if err == nil {
+		defer f.Discard()
+		if _, err = f.Write(data); err == nil {
+			err = f.Commit()
+		}
+	}
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return h.WriteFile(path, data, mode)
+	}
+	return err
+}
+
 // StagedFile is a file in the making. It is nothing until Commit.
 type StagedFile struct {
 	*os.File
@@ -57,13 +73,17 @@ type StagedFile struct {
 
 // Create begins a file that takes the place of path at Commit. Like WriteFile, for what is written in pieces.
 func (h *Host) Create(path string, mode fs.FileMode) (*StagedFile, error) {
+	return h.create(path, Staging(path), mode)
+}
+
+func (h *Host) create(path, staging string, mode fs.FileMode) (*StagedFile, error) {
 	if err := h.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
 	if err := h.Act("stage %s", path); err != nil {
 		return nil, err
 	}
-	staging := h.Path(Staging(path))
+	staging = h.Path(staging)
 	if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

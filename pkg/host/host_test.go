@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,6 +70,13 @@ var acts = map[string]struct {
 		},
 		do:    func(h *host.Host) error { return h.WriteFile("/f", []byte("new"), 0o600) },
 		after: map[string]string{"f": "-rw------- new", "kept": "-rw-r--r-- kept"},
+	},
+	"replace a file in a watched directory": {
+		before: func(root string) error {
+			return errors.Join(os.Mkdir(filepath.Join(root, "d"), 0o755), write("d/f", "old", 0o644)(root))
+		},
+		do:    func(h *host.Host) error { return h.WriteWatched("/d/f", []byte("new"), 0o600) },
+		after: map[string]string{"d": "drwxr-xr-x", "d/f": "-rw------- new"},
 	},
 	"copy a file": {
 		before: write("from", "data", 0o600),
@@ -341,19 +349,20 @@ func TestReadOnlyHostRefusesEveryAct(t *testing.T) {
 		h := host.New(root, host.ReadOnly())
 		ctx := context.Background()
 		for name, act := range map[string]func() error{
-			"WriteFile": func() error { return h.WriteFile("/f", nil, 0o600) },
-			"Create":    func() error { _, err := h.Create("/f", 0o600); return err },
-			"MkdirAll":  func() error { return h.MkdirAll("/d", 0o755) },
-			"Symlink":   func() error { return h.Symlink("x", "/l") },
-			"Rename":    func() error { return h.Rename("/f", "/g") },
-			"Remove":    func() error { return h.Remove("/f") },
-			"RemoveAll": func() error { return h.RemoveAll("/f") },
-			"Chmod":     func() error { return h.Chmod("/f", 0o777) },
-			"Chown":     func() error { return h.Chown("/f", 1, 1) },
-			"Run":       func() error { _, err := h.Run(ctx, host.Command{Path: "true"}); return err },
-			"Detach":    func() error { _, err := h.Detach(host.Command{Path: "true"}, "/log"); return err },
-			"Signal":    func() error { return h.Signal(os.Getpid(), syscall.SIGKILL) },
-			"Act":       func() error { return h.Act("MemberAdd") },
+			"WriteFile":    func() error { return h.WriteFile("/f", nil, 0o600) },
+			"WriteWatched": func() error { return h.WriteWatched("/d/f", nil, 0o600) },
+			"Create":       func() error { _, err := h.Create("/f", 0o600); return err },
+			"MkdirAll":     func() error { return h.MkdirAll("/d", 0o755) },
+			"Symlink":      func() error { return h.Symlink("x", "/l") },
+			"Rename":       func() error { return h.Rename("/f", "/g") },
+			"Remove":       func() error { return h.Remove("/f") },
+			"RemoveAll":    func() error { return h.RemoveAll("/f") },
+			"Chmod":        func() error { return h.Chmod("/f", 0o777) },
+			"Chown":        func() error { return h.Chown("/f", 1, 1) },
+			"Run":          func() error { _, err := h.Run(ctx, host.Command{Path: "true"}); return err },
+			"Detach":       func() error { _, err := h.Detach(host.Command{Path: "true"}, "/log"); return err },
+			"Signal":       func() error { return h.Signal(os.Getpid(), syscall.SIGKILL) },
+			"Act":          func() error { return h.Act("MemberAdd") },
 		} {
 			if err := act(); !errors.Is(err, host.ErrReadOnly) {
 				t.Errorf("%s: %v", name, err)
@@ -457,6 +466,12 @@ func mountAndLook(args []string) error {
 		if mounted, err := h.MountPoint("/link"); !mounted || err != nil {
 			return fmt.Errorf("%s is not seen as mounted: %w", name, err)
 		}
+		if err := h.WriteWatched(name+"/f", []byte("data"), 0o600); err != nil { // nothing is moved across a mount
+			return err
+		}
+		if data, err := os.ReadFile(filepath.Join(root, "f")); string(data) != "data" || err != nil {
+			return fmt.Errorf("%s/f holds %q: %w", name, data, err)
+		}
 	}
 	if err := unix.Mount("", root+"/read only", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return err
@@ -465,6 +480,31 @@ func mountAndLook(args []string) error {
 		return fmt.Errorf("the read-only mount is %+v: %w", s, err)
 	}
 	return nil
+}
+
+// Whoever watches a directory sees a file come that is whole, under its own name, and nothing else.
+func TestAWatchedDirectorySeesOneMove(t *testing.T) {
+	h := host.New(t.TempDir())
+	must(t, h.MkdirAll("/d", 0o755))
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	must(t, err)
+	defer unix.Close(fd)
+	_, err = unix.InotifyAddWatch(fd, h.Path("/d"), unix.IN_ALL_EVENTS&^(unix.IN_OPEN|unix.IN_CLOSE|unix.IN_ACCESS))
+	must(t, err)
+	for _, data := range []string{"first", "second"} {
+		must(t, h.WriteWatched("/d/etcd.manifest", []byte(data), 0o600))
+		b := make([]byte, 4096)
+		n, err := unix.Read(fd, b)
+		must(t, err)
+		mask, length := binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint32(b[12:])
+		name := strings.TrimRight(string(b[16:16+length]), "\x00")
+		if n != 16+int(length) || mask != unix.IN_MOVED_TO || name != "etcd.manifest" {
+			t.Errorf("%s: %d bytes of events, the first with mask %#x of %s", data, n, mask, name)
+		}
+		if got, err := h.ReadFile("/d/etcd.manifest"); string(got) != data || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
 }
 
 // tree describes everything below a directory: mode and contents, or the text of a link.

@@ -25,6 +25,9 @@ func (h *Host) Group(name string) (int, error) { return h.account("group", name)
 // account reads /etc/passwd and /etc/group; both begin with name:password:id. On the machine itself accounts may come
 // from elsewhere (nsswitch.conf(5)), which only the C library knows: getent asks it.
 func (h *Host) account(database, name string) (int, error) {
+	if name == Root.Name { // in the kernel's own terms, also where there is no table
+		return 0, nil
+	}
 	table, err := h.ReadFile("/etc/" + database)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -57,6 +60,9 @@ func accountID(table, name string) (int, bool) {
 
 // Owner is the user and the group of one name, to whom files are given. The zero value stands for whoever runs this.
 type Owner struct{ Name string }
+
+// Root is who may do everything.
+var Root = Owner{"root"}
 
 // ids returns the ids of an owner to whom files can be given: not while the account is absent, and by root alone.
 func (h *Host) ids(o Owner) (uid, gid int, ok bool) {
