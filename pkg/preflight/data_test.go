@@ -13,6 +13,30 @@ import (
 	"etcdadm/pkg/preflight"
 )
 
+func TestStaticPods(t *testing.T) {
+	h := host.New(t.TempDir())
+	ours := func(text []byte) bool { return string(text) == "ours: ETCD_LISTEN_PEER_URLS" }
+	s := preflight.StaticPods{Host: h, Dir: "/m", File: "etcd.manifest", Ours: ours}
+	expect(t, "no directory", s, verdict{})
+	for name, c := range map[string]struct {
+		file, text string
+		want       verdict
+	}{
+		"ours":                       {"etcd.manifest", "ours: ETCD_LISTEN_PEER_URLS", verdict{}},
+		"another one under our name": {"etcd.manifest", "theirs", verdict{refused: "/m/etcd.manifest is a static pod that etcdadm did not write", hint: "move the file away"}},
+		"kubeadm's":                  {"etcd.yaml", "    - --listen-peer-urls=https://10.0.0.7:2380", verdict{refused: "/m/etcd.yaml", hint: "two nodes"}},
+		"of another program":         {"kube-vip.yaml", "vip", verdict{}},
+		"hidden":                     {".etcd.yaml", "--listen-peer-urls", verdict{}},
+	} {
+		must(t, h.RemoveAll("/m"))
+		must(t, h.WriteFile("/m/"+c.file, []byte(c.text), 0o600))
+		expect(t, name, s, c.want)
+	}
+	must(t, h.RemoveAll("/m"))
+	must(t, h.WriteFile("/m", nil, 0o600))
+	expect(t, "a file", s, verdict{refused: "the directory of static pods cannot be read", hint: "--kubelet-pod-manifest-path"})
+}
+
 func TestDataDirectory(t *testing.T) {
 	h := host.New(t.TempDir())
 	must(t, h.MkdirAll("/var/lib/etcd/member", 0o700))

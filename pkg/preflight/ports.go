@@ -23,7 +23,8 @@ import (
 type Ports struct {
 	Host   *host.Host
 	Listen []netip.AddrPort
-	PID    int // of this node's running etcd; 0: none runs
+	PID    int  // of this node's running etcd; 0: none runs
+	Hidden bool // this node's etcd runs where its process cannot be seen
 }
 
 // Check binds each for an instant: that alone is the truth. Who has it is then read from the kernel's tables.
@@ -89,6 +90,8 @@ func (p Ports) taken(ctx context.Context, at netip.AddrPort, all []host.Listener
 	where := ", which listens on " + l.Address.String()
 	holder, err := p.Host.Holder(l)
 	switch {
+	case err != nil && p.Hidden:
+		return "", ""
 	case err != nil && p.PID != 0 && os.Geteuid() != 0:
 		converge.Warnf(ctx, "port %d is taken by a process of user %s that this user cannot see; this node's etcd runs, and probably has it", at.Port(), userName(l.UID))
 		return "", ""

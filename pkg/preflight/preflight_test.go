@@ -211,6 +211,7 @@ func TestPortsOfAnotherProcess(t *testing.T) {
 	expect(t, "taken", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}}, verdict{
 		refused: fmt.Sprintf("port %d is taken by pid %d (sleep), which listens on %s", at.Port(), pid, at), hint: fmt.Sprintf("ps -fp %d;", pid),
 	})
+	expect(t, "taken in sight of this node's hidden one", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}, Hidden: true}, verdict{refused: "(sleep)", hint: "ps -fp"})
 	expect(t, "this node's", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}, PID: pid}, verdict{})
 	if os.Geteuid() != 0 {
 		return // nothing is out of sight of one user alone
@@ -218,6 +219,7 @@ func TestPortsOfAnotherProcess(t *testing.T) {
 	asNobody(t, func() {
 		expect(t, "out of sight", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}},
 			verdict{refused: "is taken by a process of user root, which listens on " + at.String(), hint: "ss -lntp"})
+		expect(t, "out of sight, as it should be", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}, Hidden: true}, verdict{})
 		expect(t, "out of sight, perhaps ours", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}, PID: pid},
 			verdict{warning: "user root that this user cannot see"})
 	})
