@@ -55,6 +55,12 @@ const (
 	BackupDir = "/var/backups/etcd"
 	// DefaultManifestDir is where a kubelet reads static pods.
 	DefaultManifestDir = "/etc/kubernetes/manifests"
+	// ManifestFile is etcd's manifest in that directory.
+	ManifestFile = "etcd.manifest"
+	// PodLogDir is where a kubelet has the output of containers written.
+	PodLogDir = "/var/log/pods"
+	// GuardFile, in the data directory, stands there as long as the member's data does: without it no pod of etcd starts.
+	GuardFile = "member/.etcdadm-guard"
 )
 
 // Ports and names.
@@ -90,6 +96,7 @@ const (
 	DialTimeout            = 3 * time.Second  // to connect to one endpoint
 	RequestTimeout         = 5 * time.Second  // one request to etcd that a healthy cluster answers
 	StartTimeout           = 90 * time.Second // from start to the first answer of a local etcd
+	PodStartTimeout        = 6 * time.Minute  // the same for a pod, whose image may have to be pulled first
 	JoinTimeout            = 5 * time.Minute  // for the cluster to take a member, others that join at the same moment included
 	CatchUpTimeout         = 30 * time.Minute // for a learner to receive a large database
 	TurnTimeout            = 5 * time.Minute  // for other members to be back, before this one may be away

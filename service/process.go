@@ -53,6 +53,9 @@ func (p *process) command() []string {
 // LogCommand shows the log file.
 func (p *process) LogCommand() string { return "less " + quote(p.host.Path(constants.LogFile)) }
 
+// StartLimit is that of the program.
+func (p *process) StartLimit() time.Duration { return constants.StartTimeout }
+
 // Owner is the caller.
 func (p *process) Owner() host.Owner { return host.Owner{} }
 

@@ -33,6 +33,8 @@ type Backend interface {
 	PathFor(logical string) string
 	// LogCommand is a command line that shows all of etcd's output.
 	LogCommand() string
+	// StartLimit is how long a start may take, to the first answer of etcd.
+	StartLimit() time.Duration
 	// Owner is the user and group that etcd runs as, to whom its data and keys belong.
 	Owner() host.Owner
 	// Files have to stand before etcd can be started.
@@ -46,7 +48,7 @@ type Backend interface {
 // State is what runs now.
 type State struct {
 	Running   bool
-	PID       int       // of etcd; 0 when it does not run
+	PID       int       // of etcd; 0 when it does not run, or where its process cannot be seen
 	Digest    string    // what etcd was started with; "" when it cannot be read
 	StartedAt time.Time // zero when etcd does not run
 	Restarts  int       // how often etcd was started again after it had ended by itself

@@ -38,6 +38,9 @@ func (s *systemd) PathFor(logical string) string { return logical }
 // Definition is the unit.
 func (s *systemd) Definition() string { return s.unit.Render() }
 
+// StartLimit is that of the program.
+func (s *systemd) StartLimit() time.Duration { return constants.StartTimeout }
+
 // Owner is the user in whose name the unit runs etcd.
 func (s *systemd) Owner() host.Owner { return host.Owner{Name: constants.User} }
 

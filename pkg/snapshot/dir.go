@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
 )
@@ -91,6 +92,7 @@ func inspectMember(h *host.Host, dir string) (State, error) {
 				wal = true
 			case sub == "snap" && e.Name() == "db":
 				database = true
+			case sub == "" && e.Name() == filepath.Base(constants.GuardFile) || host.IsStaging(e.Name()):
 			case !e.IsDir():
 				others = true
 			}
