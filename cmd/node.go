@@ -144,7 +144,12 @@ func (a *app) readInput(path string) ([]byte, error) {
 func (a *app) configuration(h *host.Host, command string, layers ...api.Layer) (api.Config, map[string]api.Origin, error) {
 	c, origins := api.Merge(layers...)
 	facts := api.Facts{}
-	facts.WorkDir, _ = os.Getwd()
+	if dir, err := os.Getwd(); err == nil {
+		facts.WorkDir = dir
+		if strings.HasPrefix(dir+"/", strings.TrimSuffix(h.Root(), "/")+"/") {
+			facts.WorkDir = h.Logical(dir)
+		}
+	}
 	facts.Hostname, _ = os.Hostname()
 	if c.BindAddress == "" {
 		if address, err := host.DefaultAddress(); err == nil {

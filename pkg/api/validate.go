@@ -70,6 +70,9 @@ func (c Config) Validate() []Problem {
 	for _, l := range c.DiskPriorities {
 		v.diskPriority(l)
 	}
+	if c.InitSystem != Systemd && !slices.Equal(c.DiskPriorities, DiskPriorities) {
+		v.warn("diskPriorities", "these lines are for a unit of systemd; init system "+c.InitSystem+" has none", "")
+	}
 	if d := c.DownloadConnectTimeout.Duration; d <= 0 {
 		v.add("downloadConnectTimeout", fmt.Sprintf("%s is not a positive duration", d), "for example: --download-connect-timeout %s", constants.DownloadConnectTimeout)
 	}

@@ -15,13 +15,14 @@ import (
 	"etcdadm/pkg/preflight"
 	"etcdadm/pkg/snapshot"
 	pkgversion "etcdadm/pkg/version"
+	"etcdadm/service"
 )
 
 // CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
 var CheckNames = []string{
 	"Address", "AdvertiseName", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMoved", "DatabaseSpace",
 	"DiskLatency", "Firewall", "ForeignUnit", "FreeSpace", "MemberName", "Name", "OneAddress", "OpenFiles", "OtherMembers", "Ports", "Proxy",
-	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
+	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "StaticPods", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
 }
 
 // check is a step of a phase of checks. The last part of its name is in CheckNames, and what --ignore-preflight-errors takes.
@@ -54,12 +55,17 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 	), nil
 }
 
-// hostChecks are those of a whole machine: not of a container, nor of one of several nodes on a machine.
+// hostChecks are those of what keeps etcd running: for systemd, which is a whole machine, the most.
 func (n *Node) hostChecks() []converge.Step {
+	const phase = PhasePreflight
+	if n.Config.InitSystem == api.Kubelet {
+		return []converge.Step{check(phase, "StaticPods", "static pods", preflight.StaticPods{
+			Host: n.Host, Dir: n.Config.KubeletPodManifestPath, File: constants.ManifestFile, Ours: service.IsManifest,
+		})}
+	}
 	if n.Config.InitSystem != api.Systemd {
 		return nil
 	}
-	const phase = PhasePreflight
 	return []converge.Step{
 		check(phase, "Systemd", "init system", preflight.Systemd{Host: n.Host}),
 		check(phase, "ForeignUnit", "etcd of others", converge.CheckFunc(n.foreignUnit)),
@@ -269,7 +275,7 @@ func (n *Node) portsFree(ctx context.Context) (converge.Diff, error) {
 		if err != nil {
 			return nil, err
 		}
-		d, err := preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID}.Check(ctx)
+		d, err := preflight.Ports{Host: n.Host, Listen: n.listens(), PID: state.PID, Hidden: state.Running && state.PID == 0}.Check(ctx)
 		if err == nil && len(d) == 0 || state.PID == before {
 			return d, err
 		}

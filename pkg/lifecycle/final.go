@@ -23,7 +23,7 @@ func (n *Node) leaveLast(ctx context.Context, running bool) ([]converge.Step, er
 		if err != nil {
 			return nil, err
 		}
-		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: constants.StartTimeout, Why: n.why,
+		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: n.startLimit(), Why: n.why,
 			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
 				return etcd.Healthy{Cluster: c, Endpoint: n.Config.LocalURL()}
 			}))})

@@ -19,7 +19,7 @@ import (
 func (n *Node) health(context.Context) ([]converge.Step, error) {
 	endpoint := n.Config.LocalURL()
 	return []converge.Step{
-		{Name: "health/serving", Short: "etcd serves", Within: constants.StartTimeout, Why: n.why, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
+		{Name: "health/serving", Short: "etcd serves", Within: n.startLimit(), Why: n.why, Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
 			return etcd.Healthy{Cluster: c, Endpoint: endpoint}
 		}))},
 		once("health/bootstrapped", "nothing of the first start", file.Absent{Host: n.Host, Paths: []string{constants.BootstrapFile}}),
@@ -139,8 +139,8 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
-		{Name: "health/started", Short: "etcd answers", Within: constants.StartTimeout, Why: n.why, Want: n.alive(converge.CheckFunc(n.metricsUp))},
-		{Name: "health/quorum", Short: "cluster has a quorum", Within: constants.StartTimeout, Why: n.why, Want: n.alive(hasQuorum(c)),
+		{Name: "health/started", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: n.alive(converge.CheckFunc(n.metricsUp))},
+		{Name: "health/quorum", Short: "cluster has a quorum", Within: n.startLimit(), Why: n.why, Want: n.alive(hasQuorum(c)),
 			Hint: "start the members that are down: a majority of the voters must be up"},
 		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Why: n.why, Want: promoted},
 	}, rest...), err

@@ -66,12 +66,19 @@ func (n *Node) configPhase() converge.Phase {
 	}}
 }
 
-// installPhase brings the release. What is installed needs no archive, and no network.
+// installPhase brings the release. What is installed needs no archive, and no network. A pod has etcd in its image: what
+// the archive brings beside it, etcdctl, is installed where the archive is there, or where somebody says where it is.
 func (n *Node) installPhase() converge.Phase {
 	return converge.Phase{Name: PhaseInstall, Short: "a verified release of etcd", Steps: func(ctx context.Context) ([]converge.Step, error) {
 		release := once("install/release", "release "+n.Config.Version, n.installed())
 		if d, err := n.installed().Check(ctx); err == nil && len(d) == 0 {
 			return []converge.Step{release}, nil
+		}
+		if n.Config.InitSystem == api.Kubelet && n.Config.ReleaseURL == "" {
+			if there, err := n.Host.Exists(n.source().CachePath()); err != nil || !there {
+				converge.Notef(ctx, "etcd is in the image of its pod; for etcdctl: etcdadm download --version %s, and this again", n.Config.Version)
+				return nil, err
+			}
 		}
 		return []converge.Step{n.archive(PhaseInstall), release}, nil
 	}}
@@ -139,6 +146,9 @@ func (n *Node) joinCommand() string {
 	command := "etcdadm join " + n.Config.ClientURL()
 	if n.Config.InitSystem != api.InitSystems[0] {
 		command += " --init-system " + n.Config.InitSystem
+	}
+	if n.Config.InitSystem == api.Kubelet && n.Config.ImageRepository != constants.DefaultImageRepository {
+		command += " --image-repository " + n.Config.ImageRepository
 	}
 	if n.Config.Version != constants.DefaultVersion {
 		command += " --version " + n.Config.Version

@@ -124,6 +124,9 @@ func (n *Node) installed() binary.Installed {
 // ChooseVersion settles which release is installed where nobody named a version: the default one, unless no server has it
 // for us and the cache holds exactly one other. Then it returns what to tell the user of that; "" otherwise.
 func (n *Node) ChooseVersion(ctx context.Context) (string, error) {
+	if n.Config.InitSystem == api.Kubelet { // no server is asked for what comes as an image
+		return "", nil
+	}
 	cached, err := binary.CachedVersions(n.Host, n.source().Arch)
 	if err != nil || len(cached) != 1 || cached[0] == n.version() {
 		return "", err
@@ -151,13 +154,36 @@ func (n *Node) backend() (service.Backend, error) {
 			InstallDir: n.Config.InstallDir, DataDir: n.Config.DataDir, CertsDir: n.Config.CertsDir, DiskPriorities: n.Config.DiskPriorities,
 			Data: n.Host.Resolved(n.Config.DataDir),
 		}), nil
+	case api.Kubelet:
+		return service.NewKubelet(n.Host, service.Pod{
+			Image: n.Config.ImageRepository + ":v" + n.version().String(), ManifestDir: n.Config.KubeletPodManifestPath,
+			DataDir: n.Config.DataDir, CertsDir: n.Config.CertsDir, Listeners: n.listeners(),
+		}), nil
 	default:
-		return nil, errs.New(errs.Usage, "this etcdadm runs etcd by --init-system systemd or process, not by %s", n.Config.InitSystem).
-			Hint("--init-system systemd")
+		return nil, errs.New(errs.Usage, "the init system %q is unknown", n.Config.InitSystem).Hint("--init-system %s", api.InitSystems[0])
 	}
 }
 
-// owner is to whom the data and the keys of etcd belong. What cannot be kept running here yet has none.
+// startLimit is how long etcd may take from its start to its first answer.
+func (n *Node) startLimit() time.Duration {
+	backend, err := n.backend()
+	if err != nil {
+		return constants.StartTimeout
+	}
+	return backend.StartLimit()
+}
+
+// podVersion is the version of the etcd in the static pod; false when there is none of ours.
+func (n *Node) podVersion() (version.Etcd, bool, error) {
+	text, err := service.PodVersion(n.Host, n.Config.KubeletPodManifestPath)
+	if err != nil || text == "" {
+		return version.Etcd{}, false, err
+	}
+	v, err := version.ParseEtcd(text)
+	return v, err == nil, nil //nolint:nilerr // the image of somebody else
+}
+
+// owner is to whom the data and the keys of etcd belong.
 func (n *Node) owner() host.Owner {
 	backend, err := n.backend()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"etcdadm/certs"
 	"etcdadm/constants"
+	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
@@ -121,6 +122,8 @@ func (n *Node) describeNode(ctx context.Context, s *Status) error {
 	}
 	if installed {
 		s.Node.Version = v.String()
+	} else if n.Config.InitSystem == api.Kubelet {
+		s.attend("no pod of etcd is in %s", n.Config.KubeletPodManifestPath)
 	} else {
 		s.attend("no etcd is installed in %s", n.Config.InstallDir)
 	}
@@ -340,6 +343,9 @@ func (s *Status) Text(w io.Writer) error {
 func running(s NodeStatus) string {
 	if !s.Running {
 		return "not running"
+	}
+	if s.PID == 0 {
+		return "running where its process cannot be seen"
 	}
 	return "running as process " + strconv.Itoa(s.PID)
 }

@@ -109,6 +109,9 @@ func (n *Node) foreignUnit(ctx context.Context) (converge.Diff, error) {
 
 // installedVersion is the version of the etcd that is installed; false when none is. That of the retired etcdadm is asked.
 func (n *Node) installedVersion(ctx context.Context) (version.Etcd, bool, error) {
+	if n.Config.InitSystem == api.Kubelet {
+		return n.podVersion()
+	}
 	have, installed, err := binary.InstalledVersion(n.Host, n.Config.InstallDir)
 	if err != nil || installed {
 		return have, installed, err
