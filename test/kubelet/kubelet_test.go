@@ -1,0 +1,229 @@
+package kubelet_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"etcdadm/test/kubelet"
+	"etcdadm/test/process"
+	"etcdadm/test/release"
+)
+
+func TestMain(m *testing.M) {
+	kubelet.Container()
+	process.Etcdadm(nil)
+	os.Exit(m.Run())
+}
+
+const current = "3.6.16"
+
+// machine is a node whose etcd runs as a static pod.
+type machine struct {
+	*testing.T
+	name, root, address, version string
+	mirror                       release.Mirror
+	*kubelet.Kubelet
+}
+
+var network = process.NewNetwork(86)
+
+func newMachine(t *testing.T, name, version string) *machine {
+	t.Helper()
+	if err := kubelet.Possible(); err != nil {
+		if os.Getenv("LAB") == "required" {
+			t.Fatalf("containers cannot be made here: %v", err)
+		}
+		t.Skipf("containers cannot be made here: %v", err)
+	}
+	m := &machine{T: t, name: name, root: filepath.Join(t.TempDir(), name), address: network.Address(), version: version, mirror: release.Get(t)}
+	m.Kubelet = &kubelet.Kubelet{Root: m.root, Manifests: filepath.Join(m.root, "etc/kubernetes/manifests"), Image: func(image string) (string, error) {
+		tag, ok := strings.CutPrefix(image, "registry.example/etcd:")
+		dir := filepath.Join(string(m.mirror), tag, "bin")
+		if _, err := os.Stat(dir); !ok || err != nil {
+			return "", fmt.Errorf("the image %s cannot be pulled", image)
+		}
+		return dir, nil
+	}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			m.show()
+		}
+	})
+	return m
+}
+
+// up begins to read manifests, until the test ends.
+func (m *machine) up() *machine {
+	m.Start()
+	m.Cleanup(m.Stop)
+	return m
+}
+
+// show tells what a failed test may have had.
+func (m *machine) show() {
+	m.Logf("%s: kubelet: %q", m.name, m.Problems())
+	logs, _ := filepath.Glob(filepath.Join(m.root, "var/log/pods/*/etcd/*.log"))
+	for _, l := range logs {
+		data, _ := os.ReadFile(l)
+		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+		m.Logf("%s:\n%s", l, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+	}
+}
+
+// run runs etcdadm on the machine.
+func (m *machine) run(args ...string) process.Result {
+	m.Helper()
+	args = append(args, "--root", m.root, "-o", "json", "--timeout", "4m")
+	if args[0] == "init" || args[0] == "join" {
+		args = append(args, "--name", m.name, "--bind-address", m.address, "--init-system", "kubelet", "--version", m.version, "--image-repository", "registry.example/etcd")
+	}
+	r, err := process.Run(args)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return r
+}
+
+// must wants a run to have succeeded.
+func (m *machine) must(r process.Result) process.Result {
+	m.Helper()
+	if r.Status != 0 || r.Failed {
+		m.Fatal(r)
+	}
+	return r
+}
+
+func (m *machine) url() string { return "https://" + m.address + ":2379" }
+
+func (m *machine) giveCA(to *machine) {
+	m.Helper()
+	if err := process.GiveCA(m.root, to.root); err != nil {
+		m.Fatal(err)
+	}
+}
+
+// etcdctl runs the etcdctl of the mirror with the certificates of the machine.
+func (m *machine) etcdctl(args ...string) string {
+	m.Helper()
+	pki := filepath.Join(m.root, "etc/etcd/pki")
+	cmd := exec.Command(filepath.Join(string(m.mirror), "v"+m.version, "bin/etcdctl"), append([]string{
+		"--endpoints", m.url(), "--cacert", filepath.Join(pki, "ca.crt"),
+		"--cert", filepath.Join(pki, "etcdctl-etcd-client.crt"), "--key", filepath.Join(pki, "etcdctl-etcd-client.key"),
+	}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		m.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (m *machine) manifest() string {
+	m.Helper()
+	data, err := os.ReadFile(filepath.Join(m.Manifests, "etcd.manifest"))
+	if err != nil {
+		m.Fatal(err)
+	}
+	return string(data)
+}
+
+// sound wants the kubelet to have found fault with nothing, and to have started so many containers.
+func (m *machine) sound(starts int) {
+	m.Helper()
+	if p := m.Problems(); len(p) > 0 {
+		m.Errorf("%s: the kubelet found fault: %q", m.name, p)
+	}
+	if got := m.Starts(); got != starts {
+		m.Errorf("%s: etcd was started %d times, want %d", m.name, got, starts)
+	}
+}
+
+func (m *machine) await(what string, holds func() bool) {
+	m.Helper()
+	if err := process.Until(what, holds); err != nil {
+		m.Fatal(err)
+	}
+}
+
+func each(t *testing.T, story func(*testing.T, string)) {
+	for _, v := range release.Versions {
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			story(t, v)
+		})
+	}
+}
+
+func TestThreePodsMakeACluster(t *testing.T) {
+	each(t, func(t *testing.T, version string) {
+		a, b, c := newMachine(t, "a", version).up(), newMachine(t, "b", version).up(), newMachine(t, "c", version).up()
+		a.must(a.run("init"))
+		a.etcdctl("put", "color", "blue")
+		for _, m := range []*machine{b, c} {
+			a.giveCA(m)
+			m.must(m.run("join", a.url()))
+		}
+		if list := c.etcdctl("member", "list"); strings.Count(list, ", started, ") != 3 || strings.Count(list, ", false") != 3 {
+			t.Errorf("not three voters:\n%s", list)
+		}
+		for _, m := range []*machine{a, b, c} {
+			if got := m.etcdctl("get", "--print-value-only", "color"); got != "blue" {
+				t.Errorf("%s reads %q", m.name, got)
+			}
+			m.sound(1)
+		}
+		// Nothing is left to do, and nothing is started again.
+		before := b.manifest()
+		if r := b.must(b.run("join", a.url())); r.Changed || b.manifest() != before {
+			t.Errorf("the second join changed something: %q", r.Changes())
+		}
+		b.sound(1)
+
+		// A learner, a voter and a leader alike are let go.
+		b.must(b.run("reset"))
+		if list := c.etcdctl("member", "list"); strings.Count(list, "\n") != 1 {
+			t.Errorf("the cluster still counts on b:\n%s", list)
+		}
+		if b.PID() != 0 {
+			t.Error("the pod of b outlives its reset")
+		}
+		left, _ := filepath.Glob(filepath.Join(b.root, "etc/kubernetes/manifests", "*"))
+		hidden, _ := filepath.Glob(filepath.Join(b.root, "etc/kubernetes", ".*"))
+		if left = append(left, hidden...); len(left) > 0 {
+			t.Errorf("the reset left %q", left)
+		}
+
+		// Without the others there is no quorum, which is no reason to kill the one that is left.
+		c.Stop()
+		before, probed := a.manifest(), a.Probed()
+		a.await("probes without a quorum", func() bool { return a.Probed() > probed+12 })
+		a.sound(1)
+	})
+}
+
+func TestAChangedSettingRestartsThePodOnce(t *testing.T) {
+	each(t, func(t *testing.T, version string) {
+		m := newMachine(t, "m", version).up()
+		m.must(m.run("init"))
+		m.etcdctl("put", "color", "blue")
+		if r := m.must(m.run("init")); r.Changed {
+			t.Errorf("the second init changed something: %q", r.Changes())
+		}
+		m.sound(1)
+		r := m.must(m.run("init", "--quota-backend-bytes", "1073741824"))
+		if r.Step("start/running") != "changed" || !strings.Contains(m.manifest(), "- name: ETCD_QUOTA_BACKEND_BYTES\n      value: \"1073741824\"\n") {
+			t.Errorf("the quota did not get to the pod: %q", r.Changes())
+		}
+		m.sound(2)
+		if got := m.etcdctl("get", "--print-value-only", "color"); got != "blue" {
+			t.Errorf("reads %q", got)
+		}
+		if r := m.must(m.run("init")); r.Changed {
+			t.Errorf("the last init changed something: %q", r.Changes())
+		}
+		m.sound(2)
+	})
+}
