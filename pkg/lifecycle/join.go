@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 
-	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 )
 
@@ -71,5 +70,5 @@ func (n *Node) stopStranded(context.Context) ([]converge.Step, error) {
 	if err != nil || bootstrapping { // it is about to make its data
 		return nil, err
 	}
-	return []converge.Step{{Name: "stop/stopped", Short: "no etcd without data", Want: backend.Stopped(), Within: constants.StopTimeout}}, nil
+	return []converge.Step{stopped(backend, "no etcd without data")}, nil
 }

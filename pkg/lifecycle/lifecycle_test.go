@@ -66,6 +66,20 @@ func TestWhatCanFailComesBeforeTheClusterIsChanged(t *testing.T) {
 	}
 }
 
+// Who keeps etcd running gives it its time to stop, and then kills it: that is not to be missed by a moment.
+func TestAStopIsAwaitedUntilEtcdIsKilled(t *testing.T) {
+	n := node(t)
+	for name, steps := range map[string]func(context.Context) ([]converge.Step, error){"reset": n.stopForGood, "join": n.stopStranded} {
+		all, err := steps(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := all[len(all)-1]; last.Name != "stop/stopped" || last.Within <= constants.StopTimeout+5*time.Second {
+			t.Errorf("%s waits %s for %s, and etcd is killed after %s", name, last.Within, last.Name, constants.StopTimeout)
+		}
+	}
+}
+
 func TestDryRunActsOnNothing(t *testing.T) {
 	var acts []string
 	n := node(t, host.ReadOnly(), host.Observe(func(act string) { acts = append(acts, act) }))

@@ -16,6 +16,7 @@ import (
 	"etcdadm/pkg/file"
 	"etcdadm/pkg/host"
 	"etcdadm/pkg/snapshot"
+	"etcdadm/service"
 )
 
 // ResetOptions belong to one call of reset.
@@ -200,8 +201,15 @@ func (n *Node) stopForGood(context.Context) ([]converge.Step, error) {
 	}
 	return []converge.Step{
 		once("stop/disabled", "etcd does not start at boot", backend.Disabled()),
-		{Name: "stop/stopped", Short: "etcd is stopped", Want: backend.Stopped(), Within: constants.StopTimeout + 10*time.Second},
+		stopped(backend, "etcd is stopped"),
 	}, nil
+}
+
+// stopped is etcd stopped. It is awaited for longer than etcd is given before it is killed. Some need the kill: a leader of
+// etcd 3.5 that asks a member for its version when that one's host dies goes on to wait for the answer (seen with 3.5.35).
+func stopped(backend service.Backend, short string) converge.Step {
+	const kill = 15 * time.Second
+	return converge.Step{Name: "stop/stopped", Short: short, Want: backend.Stopped(), Within: constants.StopTimeout + kill}
 }
 
 // settingsGone removes what etcd was told, and what was told of it.

@@ -105,7 +105,7 @@ func (n *Node) stopForRestore(ctx context.Context, o RestoreOptions) ([]converge
 	if err != nil {
 		return nil, err
 	}
-	return []converge.Step{{Name: "stop/stopped", Short: "etcd is stopped", Want: backend.Stopped(), Within: constants.StopTimeout}}, nil
+	return []converge.Step{stopped(backend, "etcd is stopped")}, nil
 }
 
 // othersSilent refuses a restore while another member of the cluster that this node belongs to answers: two clusters
