@@ -28,15 +28,15 @@ func TestDisksAreLost(t *testing.T) {
 				t.Errorf("the new member reads %q", got)
 			}
 
-			s.etcdadm(a, "snapshot", "save", backup)
-			before := s.revision(a)
-			put(a, "color", "lost")
+			s.etcdadm(c, "snapshot", "save", backup)
+			before := s.revision(c)
+			put(c, "color", "lost")
+			a.LoseDisk()
 			b.LoseDisk()
-			c.LoseDisk()
-			s.etcdadm(a, "restore", backup)
-			s.replace(a, b, c)
-			s.etcdadm(b, "join", client(a))
-			s.etcdadm(c, "join", client(a))
+			s.etcdadm(c, "restore", backup)
+			s.replace(c, a, b)
+			s.etcdadm(a, "join", client(c))
+			s.etcdadm(b, "join", client(c))
 			s.wants(a, b, c)
 			for _, h := range s.Hosts {
 				if got := get(h, "color"); got != "green" {
