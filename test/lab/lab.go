@@ -176,9 +176,9 @@ func each(hosts []*Host, do func(*Host) error) error {
 	return errors.Join(errs...)
 }
 
-// until waits for a state that has to come, for a minute at most.
+// until waits for a state that has to come, for three minutes at most: on a machine with much else to do, seconds are long.
 func until(what string, holds func() bool) error {
-	for range 6000 {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); {
 		if holds() {
 			return nil
 		}
