@@ -1,8 +1,11 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +20,8 @@ const (
 	removedWords = "the member has been permanently removed from the cluster"
 	// removedText says the same for people.
 	removedText = "this member has been permanently removed from its cluster"
+	// membersChanged is what etcd says when it was told of other members than there are.
+	membersChanged = "the member list has changed since this node was configured"
 	// tellingLines is how far back the cause of an end is looked for.
 	tellingLines = 200
 )
@@ -50,7 +55,7 @@ var causes = []struct {
 	{`private key does not match public key`, "a certificate and its key do not belong together", "place both files of the pair, or remove both and have them issued: etcdadm init phase certificates"},
 	{`cluster ID mismatch`, "a member that this one talks to is of another cluster", "see to which each belongs: etcdadm status on both nodes; if this one's data is of a cluster that is gone: etcdadm reset --skip-remove-member, then join"},
 	{`has already been bootstrapped`, "the cluster knows this member with data that is not here", "remove it there (etcdctl.sh member remove ID), then join anew: etcdadm reset --skip-remove-member, etcdadm join URL"},
-	{`member count is unequal|incompatible with current running cluster|error validating peerURLs`, "the member list has changed since this node was configured", "run the same etcdadm join again"},
+	{`member count is unequal|incompatible with current running cluster|error validating peerURLs`, membersChanged, "run the same etcdadm join again"},
 	{`tocommit\(\d+\) is out of range`, "this member has lost data that it had confirmed", "replace it: etcdadm reset --skip-remove-member, then join"},
 	{`crc mismatch|failed to read WAL, cannot be repaired|database file .* does not match with snapshot|failed to recover v3 backend|file of the backend is missing|invalid database|unsupported WAL`, "the data of this member is damaged", "replace the member: etcdadm reset --skip-remove-member, then join; or restore the cluster: etcdadm restore FILE"},
 	{`flag provided but not defined: (\S+)|unknown flag: (\S+)`, "etcd does not know the flag $1$2", "remove the drop-in that sets it: systemctl cat etcd"},
@@ -92,20 +97,27 @@ func lastStart(lines []string) []string {
 	return lines
 }
 
+// ErrMembersChanged is the cause of a first start that fails because a member came or left since etcd was told of them.
+var ErrMembersChanged = errors.New(membersChanged)
+
 // NotUp is the error of an etcd that does not stay up: how it ended, the likely cause, its last telling lines, and where
 // the others are.
 func NotUp(b Backend, lastExit string) error {
 	hints := Why(b)
-	reason := lastExit
+	reason := errors.New(cmp.Or(lastExit, "it says nothing"))
 	if lines, _ := b.Logs(tellingLines); len(lines) > 0 {
 		if c, ok := CauseOf(lines); ok && c.Reason != lastExit {
-			reason = strings.TrimPrefix(lastExit+": "+c.Reason, ": ")
+			cause := errors.New(c.Reason)
+			if c.Reason == membersChanged {
+				cause = ErrMembersChanged
+			}
+			reason = cause
+			if lastExit != "" {
+				reason = fmt.Errorf("%s: %w", lastExit, cause)
+			}
 		}
 	}
-	if reason == "" {
-		reason = "it says nothing"
-	}
-	e := errs.New(errs.Failed, "etcd does not stay up: %s", reason)
+	e := errs.New(errs.Failed, "etcd does not stay up: %w", reason)
 	e.Hints = hints
 	return e
 }

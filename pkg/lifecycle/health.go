@@ -136,10 +136,18 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if c == nil {
 		return []converge.Step{pending("health/voter", "member votes")}, nil
 	}
+	state, err := n.data()
+	if err != nil {
+		return nil, err
+	}
+	started := n.alive(converge.CheckFunc(n.metricsUp))
+	if !bootstrapped(state) {
+		started = begun{n, c}
+	}
 	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
-		{Name: "health/started", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: n.alive(converge.CheckFunc(n.metricsUp))},
+		{Name: "health/started", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: started},
 		{Name: "health/quorum", Short: "cluster has a quorum", Within: n.startLimit(), Why: n.why, Want: n.alive(hasQuorum(c)),
 			Hint: "start the members that are down: a majority of the voters must be up"},
 		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Why: n.why, Want: promoted},

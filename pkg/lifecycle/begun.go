@@ -1,0 +1,65 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+	"etcdadm/pkg/etcd"
+	"etcdadm/service"
+)
+
+// begun is etcd answering on this node, where it starts for the first time. It begins only with the very members that its
+// cluster has. When one came or left since this one was told of them, it is told anew; whoever keeps etcd running starts
+// it again.
+type begun struct {
+	n *Node
+	c *etcd.Cluster
+}
+
+// Check sees whether etcd has got that far.
+func (b begun) Check(ctx context.Context) (converge.Diff, error) { return b.n.metricsUp(ctx) }
+
+// Apply waits, and gives up when etcd ends for another reason.
+func (b begun) Apply(ctx context.Context) error {
+	answers := b.n.alive(b)
+	tick := time.NewTicker(constants.PollInterval)
+	defer tick.Stop()
+	for {
+		d, err := answers.Check(ctx)
+		if err == nil && len(d) == 0 {
+			return nil
+		}
+		if errors.Is(err, service.ErrMembersChanged) {
+			err = b.tell(ctx, err)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// tell writes down who is a member now. A cluster that cannot be asked for it is asked again; why etcd has ended stays the
+// last word when this node is no member of it any more.
+func (b begun) tell(ctx context.Context, ended error) error {
+	m, err := b.n.members(ctx, b.c)
+	if err != nil {
+		return nil //nolint:nilerr // etcd cannot begin either, until the limit of the step
+	}
+	if _, known := m.ByPeerURL(b.n.Config.PeerURL()); !known {
+		return ended
+	}
+	file := service.BootstrapFile{Host: b.n.Host, Want: service.Bootstrap{InitialCluster: b.n.initialCluster(m), State: "existing"}}
+	if d, err := file.Check(ctx); err != nil || len(d) == 0 { // the member that etcd asked has not heard yet
+		return err
+	}
+	converge.Notef(ctx, "the members have changed meanwhile: etcd is told anew")
+	return file.Apply(ctx)
+}
