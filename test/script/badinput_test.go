@@ -21,6 +21,7 @@ import (
 // badFlags has a value for each flag that no command takes, and what is said about it. The status is 2.
 var badFlags = map[string][]struct{ value, reason string }{
 	"accept-risk":               {{"lose-everything", `"lose-everything" is not a risk of`}},
+	"advertise-name":            {{"10.0.0.7", "10.0.0.7 is an address"}, {"*.example.com", "is not the DNS name of one host"}, {"peer.etcdadm.internal", "is reserved"}},
 	"bind-address":              {{"10.0.0.256", `"10.0.0.256" is not an IP address`}, {"0.0.0.0", "0.0.0.0 means every address"}, {"224.0.0.1", "is not the address of one host"}, {"fe80::1", "link-local"}},
 	"bump-revision":             {{"-1", "bump-revision"}, {"far", "bump-revision"}},
 	"certs-dir":                 {{"etc/pki", `certsDir: "etc/pki" is not an absolute path`}, {"/a b", "certsDir"}},
