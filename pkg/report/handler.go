@@ -3,6 +3,7 @@ package report
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 )
@@ -73,7 +74,10 @@ func (h lineHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// prefix names the preflight check that speaks, or the phase, or the program.
+// ofChecks are the phases whose steps have names that callers know: those that --ignore-preflight-errors takes.
+var ofChecks = []string{"preflight", "cluster"}
+
+// prefix names the check that speaks, or the phase, or the program.
 func (h lineHandler) prefix(l slog.Level, phase, step string) string {
 	label, color := "", ""
 	switch {
@@ -84,7 +88,7 @@ func (h lineHandler) prefix(l slog.Level, phase, step string) string {
 	case l < slog.LevelInfo:
 		label = "debug"
 	}
-	if phase == "preflight" && step != "" && color != "" {
+	if slices.Contains(ofChecks, phase) && step != "" && color != "" {
 		name := step[strings.LastIndexByte(step, '/')+1:]
 		return h.c.paint(color, "["+strings.ToUpper(label)+" "+name+"]") + " "
 	}
