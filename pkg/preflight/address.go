@@ -113,7 +113,7 @@ func (s SourceAddress) Check(ctx context.Context) (converge.Diff, error) {
 	for _, a := range missing {
 		e = e.Hint("use the address that leads there: --bind-address %s", a)
 	}
-	return nil, e.Hint("or issue a peer certificate that names it too")
+	return nil, e.Hint("or name those members as well, so that the peer certificate covers the way to them: etcdadm join URL,URL")
 }
 
 // sourcesTowards lists the addresses of this host from which connections to a target leave: one for each address that a

@@ -32,6 +32,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"etcdadm/cmd"
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -39,6 +40,7 @@ import (
 const current = "3.6.16"
 
 func TestMain(m *testing.M) {
+	process.Etcdadm(nil)
 	// Commands that are called in this process start this program as etcdadm.
 	if len(os.Args) > 1 && (os.Args[1] == "snapshot-worker" || os.Args[1] == "supervise") {
 		etcdadm()
