@@ -1,0 +1,81 @@
+package lab
+
+import (
+	"strings"
+	"testing"
+)
+
+// Wherever the power goes during a restore, a second one brings the snapshot back, and what it replaced is kept.
+func TestPowerOffDuringRestore(t *testing.T) {
+	s := begin(t, 1, current)
+	h := s.Hosts[0]
+	s.etcdadm(h, "init")
+	for _, phase := range []string{"stop", "data", "configure", "health"} {
+		put(h, "color", phase)
+		file := "/root/" + phase + ".db"
+		s.etcdadm(h, "snapshot", "save", file)
+		put(h, "color", "later")
+		if err := s.try(h, once(phase, h.PowerOff), "restore", file); err == nil {
+			t.Errorf("power off at [%s]: restore has succeeded", phase)
+		}
+		h.Start()
+		s.etcdadm(h, "restore", file)
+		if got := get(h, "color"); got != phase {
+			t.Errorf("power off at [%s]: the restored member reads %q", phase, got)
+		}
+		put(h, "after", phase)
+		if kept := h.Run("sh", "-c", "ls -d /var/lib/etcd.* | wc -l"); strings.TrimSpace(kept) == "0" {
+			t.Errorf("power off at [%s]: what was restored over is gone", phase)
+		}
+		// A restore that is done is done: what was written since stays.
+		s.etcdadm(h, "restore", file)
+		if got := get(h, "after"); got != phase {
+			t.Errorf("power off at [%s]: a third restore took what was acknowledged: %q", phase, got)
+		}
+	}
+}
+
+// Wherever the power goes during a join or a reset, the same command run again gets to the same end, and the cluster has
+// everything that it acknowledged.
+func TestPowerOffDuringJoinAndReset(t *testing.T) {
+	s := begin(t, 2, current)
+	a, b := s.Hosts[0], s.Hosts[1]
+	s.etcdadm(a, "init")
+	for _, at := range []struct{ join, reset string }{
+		{"certificates", "leave"}, {"membership", "stop"}, {"configure", "data"}, {"start", "certificates"}, {"health", "install"},
+	} {
+		s.giveCA(a, b)
+		put(a, "before", at.join)
+		if err := s.try(b, once(at.join, b.PowerOff), "join", client(a)); err == nil {
+			t.Errorf("power off at [%s]: join has succeeded", at.join)
+		}
+		b.Start()
+		s.etcdadm(b, "join", client(a))
+		s.wants(a, b)
+		if got := get(b, "before"); got != at.join {
+			t.Errorf("power off at [%s]: the member that joined reads %q", at.join, got)
+		}
+		put(b, "through", at.join)
+		if at.join == "health" { // what a finished join has made survives the power, too
+			b.PowerOff()
+			b.Start()
+			s.etcdadm(b, "join", client(a))
+			if got := get(b, "through"); got != at.join {
+				t.Errorf("power off after the join: the member reads %q, want %q", got, at.join)
+			}
+		}
+
+		if err := s.try(b, once(at.reset, b.PowerOff), "reset"); err == nil {
+			t.Errorf("power off at [%s]: reset has succeeded", at.reset)
+		}
+		b.Start()
+		s.etcdadm(b, "reset")
+		s.wants(a)
+		if got := get(a, "through"); got != at.join {
+			t.Errorf("power off at [%s]: the cluster reads %q, want %q", at.reset, got, at.join)
+		}
+		if left := b.Run("sh", "-c", "ls -d /var/lib/etcd /etc/etcd/etcd.env /etc/etcdadm /etc/systemd/system/etcd.service 2>/dev/null || true"); left != "" {
+			t.Errorf("power off at [%s]: reset leaves %q", at.reset, left)
+		}
+	}
+}
