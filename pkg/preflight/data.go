@@ -52,9 +52,8 @@ func (d DataDirectory) Check(ctx context.Context) (converge.Diff, error) {
 		converge.Warnf(ctx, "the data directory %s is not readable for this user: what it holds is not checked", d.Path)
 		return nil, nil
 	case contents == Foreign:
-		return nil, refuse("the data directory %s holds files that are not etcd's%s", d.Path, detail).
-			Hint("choose another one: --data-dir DIR").
-			Hint("or move them away; see: ls -la %s", quote(d.Host.Path(d.Path)))
+		e = refuse("the data directory %s holds files that are not etcd's%s", d.Path, detail).
+			Hint("choose another one: --data-dir DIR")
 	case contents == Whole:
 		e = refuse("the data directory %s holds the data of a member already", d.Path)
 	default:
@@ -70,7 +69,10 @@ func (d DataDirectory) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mounted || info.Mode()&fs.ModeSymlink != 0 {
+	switch kept := mounted || info.Mode()&fs.ModeSymlink != 0; {
+	case kept && contents == Foreign:
+		return nil, e.Hint("or move them away; see: ls -la %s", quote(d.Host.RealPath(d.Path)))
+	case kept:
 		aside = d.Host.RealPath(d.Path) + "/member"
 	}
 	return nil, e.Hint("if nobody needs it any more, set it aside: mv %s %s.$(date -u +%%Y%%m%%dT%%H%%M%%SZ)", quote(aside), quote(aside))
