@@ -134,9 +134,10 @@ func (r running) started(ctx context.Context, pid int) error {
 				last = "see the last lines of the log"
 			}
 			return errs.New(errs.Failed, "etcd was not started: %s", last).Hint("tail %s", r.host.Path(constants.LogFile))
+		case time.Now().After(deadline) && r.exited(v).LastExit != "":
+			return NotUp(r.process, r.exited(v).LastExit)
 		case time.Now().After(deadline):
-			return errs.New(errs.Timeout, "etcd did not start within %s: %s", startLimit, r.exited(v).LastExit).
-				Hint("tail %s", r.host.Path(constants.LogFile))
+			return errs.New(errs.Timeout, "etcd did not start within %s", startLimit).Hint("tail %s", r.host.Path(constants.LogFile))
 		}
 		if err := pause(ctx, lookAgain); err != nil {
 			return err

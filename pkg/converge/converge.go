@@ -65,7 +65,8 @@ type Step struct {
 	Advisory bool
 	// Hint is what the user can do when it does not hold.
 	Hint string
-	// Why is asked for more hints when the step is given up at its limit: the last lines of a log, say. It may be nil.
+	// Why is asked for more hints when the step is given up, at its limit or as its state does not stay: the last lines of a
+	// log, say. It may be nil.
 	Why func() []string
 }
 

@@ -109,9 +109,12 @@ func TestDryRunSaysWhatItMayNotLookAt(t *testing.T) {
 }
 
 func TestStillWrongAfterApplyIsAnError(t *testing.T) {
-	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Short: "switch", Want: &switchable{stuck: true}}), converge.Options{})
+	r := converge.Run(context.Background(), phases(converge.Step{Name: "p/a", Short: "switch", Want: &switchable{stuck: true}, Hint: "press harder", Why: func() []string { return []string{"it jams"} }}), converge.Options{})
 	if r.Err == nil || !strings.Contains(r.Err.Error(), "still") || r.FailedStep != "p/a" || r.Changed {
 		t.Errorf("err %v, step %q, changed %v", r.Err, r.FailedStep, r.Changed)
+	}
+	if hints := errs.HintsOf(r.Err); !slices.Equal(hints, []string{"it jams", "press harder"}) {
+		t.Errorf("hints %q", hints)
 	}
 }
 

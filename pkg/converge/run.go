@@ -167,7 +167,9 @@ func (r *runner) step(ctx context.Context, s Step) (StepResult, error) {
 		return StepResult{Status: Failed, Diff: diff}, explain(whole, ctx, s, left, err)
 	}
 	if len(left) > 0 {
-		return StepResult{Status: Failed, Diff: left}, errs.New(errs.Failed, "%s: still %s after it was applied", s.Short, left)
+		e := errs.New(errs.Failed, "%s: still %s after it was applied", s.Short, left)
+		e.Hints = reasons(s, nil)
+		return StepResult{Status: Failed, Diff: left}, e
 	}
 	r.result.Changed = true
 	return StepResult{Status: Changed, Diff: diff}, nil
