@@ -64,7 +64,7 @@ func (r Removed) list(ctx context.Context) (answer, error) {
 		for _, h := range errs.HintsOf(err) {
 			e = e.Hint("%s", h)
 		}
-		return a, e.Hint("if the cluster is gone for good: --skip-remove-member")
+		return a, e.Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
 	}
 	return a, err
 }

@@ -19,14 +19,12 @@ func (n *Node) leaveLast(ctx context.Context, running bool) ([]converge.Step, er
 	converge.Notef(ctx, "this is the last voter: the cluster ends here, with a final snapshot in %s", n.Host.Path(constants.BackupDir))
 	var steps []converge.Step
 	if !running {
-		start, err := n.startPhase().Steps(ctx)
-		if err != nil {
+		var err error
+		if steps, err = n.startedToLeave(ctx, n.local(func(c *etcd.Cluster) converge.Checker {
+			return etcd.Healthy{Cluster: c, Endpoint: n.Config.LocalURL()}
+		})); err != nil {
 			return nil, err
 		}
-		steps = append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: n.startLimit(), Why: n.why,
-			Want: n.alive(n.local(func(c *etcd.Cluster) converge.Checker {
-				return etcd.Healthy{Cluster: c, Endpoint: n.Config.LocalURL()}
-			}))})
 	}
 	return append(steps, once("leave/last", "last voter", n.local(func(c *etcd.Cluster) converge.Checker {
 		return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
@@ -46,6 +44,12 @@ func (n *Node) leaveLast(ctx context.Context, running bool) ([]converge.Step, er
 	}))), nil
 }
 
+// startedToLeave is the member of a stopped service up once more.
+func (n *Node) startedToLeave(ctx context.Context, up converge.Checker) ([]converge.Step, error) {
+	start, err := n.startPhase().Steps(ctx)
+	return append(start, converge.Step{Name: "leave/answers", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: n.alive(up)}), err
+}
+
 // dataGone gives the data up, and keeps a final snapshot of a cluster that ends with it.
 func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, error) {
 	var steps []converge.Step
@@ -63,7 +67,7 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 			steps = append(steps, once("data/final-snapshot", "final snapshot",
 				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))
 		case !m.Removed: // a phase that was run alone, or a voter that came after the cluster was asked
-			if steps, err = n.leave(ctx, o); err != nil {
+			if steps, err = n.leave(ctx, o, false); err != nil {
 				return nil, err
 			}
 		}

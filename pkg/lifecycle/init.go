@@ -61,9 +61,13 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 // configPhase stores the desired state, before anything is made by it.
 func (n *Node) configPhase() converge.Phase {
 	return converge.Phase{Name: PhaseConfig, Short: "desired state, stored in " + constants.ConfigFile, Steps: func(context.Context) ([]converge.Step, error) {
-		return append(n.takeover(), once("config/file", "stored configuration",
-			file.File{Host: n.Host, Path: constants.ConfigFile, Data: n.Config.Without(n.Transient...).Marshal(), Mode: 0o644})), nil
+		return []converge.Step{n.stored("config/file")}, nil
 	}}
+}
+
+// stored is the desired state as it is now, on the node.
+func (n *Node) stored(step string) converge.Step {
+	return once(step, "stored configuration", file.File{Host: n.Host, Path: constants.ConfigFile, Data: n.Config.Without(n.Transient...).Marshal(), Mode: 0o644})
 }
 
 // installPhase brings the release. What is installed needs no archive, and no network. A pod has etcd in its image: what

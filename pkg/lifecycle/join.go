@@ -19,7 +19,7 @@ type JoinOptions struct {
 func Join(n *Node, o JoinOptions) []converge.Phase {
 	return []converge.Phase{
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.joinChecks(ctx, o) }},
-		n.joinConfigPhase(o),
+		n.configPhase(),
 		{Name: PhaseStop, Short: "no etcd without data of this node runs", Steps: n.stopStranded},
 		n.installPhase(),
 		{Name: PhaseCertificates, Short: "certificates of this node, by the cluster's CA", Steps: func(context.Context) ([]converge.Step, error) {
@@ -32,20 +32,6 @@ func Join(n *Node, o JoinOptions) []converge.Phase {
 		{Name: PhaseHealth, Short: "the member has caught up, votes and serves", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.joinHealth(ctx, o) }},
 		n.etcdctlPhase(),
 	}
-}
-
-// joinConfigPhase stores the desired state, where the cluster is found included: a reset of a member that never
-// started has nothing else to ask.
-func (n *Node) joinConfigPhase(o JoinOptions) converge.Phase {
-	p := n.configPhase()
-	steps := p.Steps
-	p.Steps = func(ctx context.Context) ([]converge.Step, error) {
-		if len(o.Endpoints) > 0 {
-			n.Config.JoinEndpoints = o.Endpoints
-		}
-		return steps(ctx)
-	}
-	return p
 }
 
 func hostOf(endpoints []string) string {

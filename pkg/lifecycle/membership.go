@@ -74,7 +74,10 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 				Hint("if the data is of no use: etcdadm reset --skip-remove-member, then join again")
 		}
 	}
-	return []converge.Step{{
+	// Where the cluster is comes first: a reset of a member that never started has nothing else to ask, and one that has
+	// not even that knows that nobody was asked to add it.
+	n.Config.JoinEndpoints = o.Endpoints
+	return []converge.Step{n.stored("membership/endpoints"), {
 		Name: "membership/member", Short: "member of the cluster", Within: within,
 		Want: etcd.Added{Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s), Once: !o.Retry},
 	}}, nil

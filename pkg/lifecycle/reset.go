@@ -31,7 +31,7 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 	return []converge.Phase{
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
 		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) {
-			steps, err := n.leave(ctx, o)
+			steps, err := n.leave(ctx, o, true)
 			if n.retired() != nil {
 				steps = append([]converge.Step{once("leave/certificates", "certificates of the retired etcdadm", certs.Adopted(n.Host, n.Config.CertsDir, false))}, steps...)
 			}
@@ -45,8 +45,9 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 	}
 }
 
-// leave is the cluster having let go of this member, or having ended with it.
-func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, error) {
+// leave is the cluster having let go of this member, or having ended with it. A stopped member may be started for that
+// as long as etcd is to be stopped afterwards.
+func (n *Node) leave(ctx context.Context, o ResetOptions, mayStart bool) ([]converge.Step, error) {
 	found, err := n.selfFound(ctx)
 	if err != nil || !found.anything {
 		return nil, err
@@ -92,11 +93,24 @@ func (n *Node) leave(ctx context.Context, o ResetOptions) ([]converge.Step, erro
 		}
 	}
 	const lost = "if the cluster is gone for good: etcdadm reset --skip-remove-member"
-	return []converge.Step{
+	var up []converge.Step
+	if mayStart && found.stopped && !found.removed && n.lacksQuorum(ctx, c) {
+		converge.Notef(ctx, "without this member, which does not run, the cluster has no majority to let it go: it is started once more")
+		if up, err = n.startedToLeave(ctx, hasQuorum(c)); err != nil {
+			return nil, err
+		}
+	}
+	return append(up,
 		ca,
-		{Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout, Want: removed, Hint: lost},
-		{Name: "leave/durable", Short: "the others have that on disk", Within: constants.JoinTimeout, Want: etcd.Durable{Removed: removed}, Hint: lost},
-	}, nil
+		converge.Step{Name: "leave/member", Short: "no member of this node in the cluster", Within: constants.JoinTimeout, Want: removed, Hint: lost},
+		converge.Step{Name: "leave/durable", Short: "the others have that on disk", Within: constants.JoinTimeout, Want: etcd.Durable{Removed: removed}, Hint: lost},
+	), nil
+}
+
+// lacksQuorum tells whether others answer, and are no majority.
+func (n *Node) lacksQuorum(ctx context.Context, c *etcd.Cluster) bool {
+	_, err := c.Members(ctx)
+	return errs.StatusOf(err) == errs.Precondition
 }
 
 // self is what a node knows of its own membership.
@@ -104,6 +118,7 @@ type self struct {
 	anything  bool // there is something that a cluster may count on
 	foreign   bool // and it is the data of a member that etcdadm did not set up
 	running   bool
+	stopped   bool     // its data is here, and nothing runs with it
 	removed   bool     // etcd ended because the cluster had removed it
 	silent    error    // why the member on this node does not answer, although it runs
 	last      bool     // the only voter
@@ -171,7 +186,7 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 			if err != nil {
 				return s, err
 			}
-			s.id = m.MemberID
+			s.stopped, s.id = true, m.MemberID
 			s.last = onlyVoter(m)
 			for _, member := range m.Members {
 				s.add(member.ClientURLs)
