@@ -74,8 +74,12 @@ func (r Result) String() string {
 }
 
 // Run runs etcdadm as a process of its own, without standard input, with more variables in its environment.
-func Run(args []string, env ...string) (Result, error) {
+func Run(args []string, env ...string) (Result, error) { return RunIn("", args, env...) }
+
+// RunIn is Run in a directory.
+func RunIn(dir string, args []string, env ...string) (Result, error) {
 	c := exec.Command(os.Args[0], args...)
+	c.Dir = dir
 	c.Env = append(append(os.Environ(), env...), AsEtcdadm)
 	var out, told strings.Builder
 	c.Stdout, c.Stderr = &out, &told
