@@ -33,9 +33,7 @@ func TestContractPhasesOfBottlerocket(t *testing.T) {
 		// Whatever has run so far, the cluster goes on, and counts on nobody else.
 		a.serves()
 	}
-	if list := a.members(); len(list) != 2 || !list["b"] {
-		t.Errorf("before the phase health b is not a learner that started: %v", list)
-	}
+	a.check(process.Until("b to be a learner that started", func() bool { return a.members()["b"] }))
 	b.phase("join", "health", a.url())
 	a.voters(2)
 	for _, r := range []process.Result{a.must("init", "--skip-phases", "etcdctl", "-o", "json"), b.must("join", a.url(), "--skip-phases", "etcdctl", "-o", "json")} {
