@@ -190,8 +190,12 @@ func (a *app) node(command string, given settings, opts ...host.Option) (*lifecy
 	if err != nil {
 		return nil, err
 	}
+	if layers[0].Origin == api.FromRetired && origins["version"] == api.FromDefault && (command == "init" || command == "join") {
+		return nil, errs.New(errs.Precondition, "the version of the etcd that is to be taken over cannot be told").
+			Hint("start it: systemctl start %s", constants.Unit).Hint("or say its version: --version X.Y.Z")
+	}
 	n := &lifecycle.Node{Config: config, Host: h, Log: a.console.Logger(), Now: time.Now}
-	if layers[0].Origin == api.FromStored {
+	if o := layers[0].Origin; o == api.FromStored || o == api.FromRetired {
 		n.StoredDataDir = layers[0].Config.DataDir
 	}
 	for _, found := range []string{"name", "bindAddress", versionKey} {

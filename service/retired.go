@@ -20,10 +20,14 @@ import (
 
 // Retired is a node as the retired etcdadm set it up: what its unit and its environment file say. Settings that etcd
 // reads only before it has data are not among them.
+//
+// A member that somebody else set up is handed over in that form: its environment file is put where ours is, and its unit
+// is put away. Where its certificates and programs are is of no matter then: it gets new ones, of the CA that is placed.
 type Retired struct {
+	Handed         bool       // by an operator: there is no unit
 	Name           string     // "" where the environment file is gone
 	Address        netip.Addr // of the peer and the client URL
-	InstallDir     string
+	InstallDir     string     // "" where it was handed over, as the next one
 	CertsDir       string
 	DataDir        string
 	QuotaBytes     int64 // 0: etcd's own
@@ -53,20 +57,28 @@ func IsRetiredUnit(text []byte) bool {
 // what etcdadm cannot express is an error with status 3: its etcd is somebody's own.
 func FindRetired(h *host.Host) (*Retired, error) {
 	unit, err := h.ReadFile(constants.UnitFile)
+	r := &Retired{Handed: errors.Is(err, fs.ErrNotExist), Extra: map[string]string{}}
 	switch {
-	case errors.Is(err, fs.ErrNotExist) || err == nil && !IsRetiredUnit(unit):
-		return nil, nil
+	case r.Handed:
 	case err != nil:
 		return nil, err
+	case !IsRetiredUnit(unit):
+		return nil, nil
 	}
 	lines := serviceLines(unit)
-	r := &Retired{InstallDir: path.Dir(retiredProgram(lines)), Extra: map[string]string{}}
+	if !r.Handed {
+		r.InstallDir = path.Dir(retiredProgram(lines))
+	}
 	kvs, err := readEnv(h, constants.EnvFile)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && r.Handed:
+		return nil, nil
 	case errors.Is(err, fs.ErrNotExist): // a reset that was killed, or an init
 		return r, nil
 	case err != nil:
 		return nil, errs.New(errs.Precondition, "%w", err).Hint("mend the line: KEY=value, without quotes")
+	case slices.ContainsFunc(kvs, func(kv KV) bool { return kv.Key == constants.DigestVariable }): // ours, with the unit to come
+		return nil, nil
 	}
 	for _, l := range lines {
 		if !slices.Contains(retiredService, l) && !strings.HasPrefix(l, "ExecStart=") {
@@ -139,16 +151,14 @@ func (r *Retired) read(kvs []KV) error {
 		}
 		r.Address = at.Addr()
 	}
-	for _, f := range []struct{ key, base string }{
-		{"ETCD_TRUSTED_CA_FILE", "ca.crt"}, {"ETCD_PEER_TRUSTED_CA_FILE", "ca.crt"},
-		{"ETCD_CERT_FILE", "server.crt"}, {"ETCD_KEY_FILE", "server.key"}, {"ETCD_PEER_CERT_FILE", "peer.crt"}, {"ETCD_PEER_KEY_FILE", "peer.key"},
-	} {
-		value := take(f.key)
-		if r.CertsDir == "" {
-			r.CertsDir = path.Dir(value)
-		}
-		if want := path.Join(r.CertsDir, f.base); !path.IsAbs(value) || path.Clean(value) != want {
-			return bad(f.key, value, path.Join(path.Dir(want), f.base))
+	for _, f := range certificateFiles {
+		if value := take(f.key); !r.Handed {
+			if r.CertsDir == "" {
+				r.CertsDir = path.Dir(value)
+			}
+			if want := path.Join(r.CertsDir, f.base); !path.IsAbs(value) || path.Clean(value) != want {
+				return bad(f.key, value, want)
+			}
 		}
 	}
 	if r.Name == "" || !path.IsAbs(r.DataDir) {
@@ -172,7 +182,7 @@ func (r *Retired) read(kvs []KV) error {
 // ExtraFor returns the variables that a version of etcd reads and that etcdadm has no setting of its own for, and the names
 // of those that are given up. What says the same as etcdadm, or matters no more, is in neither.
 func (r Retired) ExtraFor(v version.Etcd) (kept map[string]string, dropped []string) {
-	base := Settings{Name: "etcd", CertsDir: "/", Version: v, BindAddress: netip.MustParseAddr("127.0.0.1")}
+	base := Settings{Name: "etcd", CertsDir: "/", Version: v, BindAddress: r.Address}
 	own := map[string]string{
 		"GOMAXPROCS": strconv.Itoa(runtime.NumCPU()), // what Go does by itself
 	}
@@ -183,7 +193,7 @@ func (r Retired) ExtraFor(v version.Etcd) (kept map[string]string, dropped []str
 	}
 	kept = map[string]string{}
 	for key, value := range r.Extra {
-		if own[key] == value || slices.Contains(settled, key) || key == "ETCD_ENABLE_V2" && value == "false" {
+		if strings.EqualFold(own[key], value) || slices.Contains(settled, key) || slices.Contains(settled, key+"="+value) || strings.HasPrefix(key, "ETCDCTL_") {
 			continue
 		}
 		base.ExtraEnv = map[string]string{key: value}
@@ -197,10 +207,17 @@ func (r Retired) ExtraFor(v version.Etcd) (kept map[string]string, dropped []str
 	return kept, dropped
 }
 
-// settled are variables whose value is of no use any more, as the member has data, or follows from the address.
+// certificateFiles are the variables of the certificates, and the names of the files in the directory of ours.
+var certificateFiles = []struct{ key, base string }{
+	{"ETCD_TRUSTED_CA_FILE", "ca.crt"}, {"ETCD_PEER_TRUSTED_CA_FILE", "ca.crt"},
+	{"ETCD_CERT_FILE", "server.crt"}, {"ETCD_KEY_FILE", "server.key"}, {"ETCD_PEER_CERT_FILE", "peer.crt"}, {"ETCD_PEER_KEY_FILE", "peer.key"},
+}
+
+// settled are variables, some of them with a value, that are of no use any more: the member has data, or they turn off what
+// is gone.
 var settled = []string{
 	"ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_INITIAL_CLUSTER_TOKEN",
-	"ETCD_LISTEN_PEER_URLS", "ETCD_LISTEN_CLIENT_URLS", "ETCD_UNSUPPORTED_ARCH",
+	"ETCD_UNSUPPORTED_ARCH", "ETCD_ENABLE_V2=false", "ETCD_PROXY=off",
 }
 
 // Loaded is the unit on the disk being the one that systemd knows. Between two units that read one environment file in

@@ -308,6 +308,34 @@ func TestAForeignUnitIsLeftAlone(t *testing.T) {
 	}
 }
 
+// The unit of the retired etcdadm is ours to stop and to remove, with an environment that says so; and systemd knows a new
+// unit in its place before anything is restarted.
+func TestAUnitOfTheRetiredEtcdadmIsTakenOver(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	s := m.running("one")
+	write(t, m.host, constants.UnitFile, "[Unit]\n"+retiredConflict+"\n[Service]\nEnvironmentFile=/etc/etcd/etcd.env\nExecStart=/opt/bin/etcd\n")
+	write(t, m.host, constants.EnvFile, "ETCD_NAME=etcd-1\n")
+	if got := gapOf(t, m.Stopped()); got != "" {
+		t.Errorf("an etcd of somebody is to be stopped: %q", got)
+	}
+	pki := "/etc/etcd/pki/"
+	write(t, m.host, constants.EnvFile, strings.Join([]string{
+		"ETCD_NAME=etcd-1", "ETCD_DATA_DIR=/var/lib/etcd", "ETCD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.7:2380", "ETCD_ADVERTISE_CLIENT_URLS=https://10.0.0.7:2379",
+		"ETCD_TRUSTED_CA_FILE=" + pki + "ca.crt", "ETCD_PEER_TRUSTED_CA_FILE=" + pki + "ca.crt", "ETCD_CERT_FILE=" + pki + "server.crt", "ETCD_KEY_FILE=" + pki + "server.key",
+		"ETCD_PEER_CERT_FILE=" + pki + "peer.crt", "ETCD_PEER_KEY_FILE=" + pki + "peer.key", "",
+	}, "\n"))
+	if got := gapOf(t, m.Stopped()); got != "etcd: running, want stopped" {
+		t.Errorf("gap %q", got)
+	}
+	hold(t, m.systemd.Loaded())
+	if now := m.await("etcd", func(s State) bool { return s.Running }); now.PID != s.PID {
+		t.Error("etcd was restarted")
+	}
+	hold(t, m.Stopped())
+	hold(t, m.Removed())
+}
+
 func TestRemovedLeavesDropIns(t *testing.T) {
 	m := newMachine(t)
 	m.configure("one")

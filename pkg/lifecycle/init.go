@@ -61,7 +61,7 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 // configPhase stores the desired state, before anything is made by it.
 func (n *Node) configPhase() converge.Phase {
 	return converge.Phase{Name: PhaseConfig, Short: "desired state, stored in " + constants.ConfigFile, Steps: func(context.Context) ([]converge.Step, error) {
-		return []converge.Step{n.stored("config/file")}, nil
+		return append(n.takeover(true), n.stored("config/file")), nil
 	}}
 }
 

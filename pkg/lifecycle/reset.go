@@ -32,10 +32,7 @@ func Reset(n *Node, o ResetOptions) []converge.Phase {
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: n.resetChecks},
 		{Name: "leave", Short: "the cluster does not count on this member", Steps: func(ctx context.Context) ([]converge.Step, error) {
 			steps, err := n.leave(ctx, o, true)
-			if n.retired() != nil {
-				steps = append([]converge.Step{once("leave/certificates", "certificates of the retired etcdadm", certs.Adopted(n.Host, n.Config.CertsDir, false))}, steps...)
-			}
-			return steps, err
+			return append(n.takeover(false), steps...), err
 		}},
 		{Name: PhaseStop, Short: "no etcd runs, nor starts at boot", Steps: n.stopForGood},
 		{Name: "data", Short: "no data", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.dataGone(ctx, o) }},

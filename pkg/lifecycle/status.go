@@ -93,7 +93,7 @@ func Describe(ctx context.Context, n *Node) (*Status, error) {
 		s.attend("what is told here is of %s and the defaults: the directories and the init system may be others", constants.EnvFile)
 	}
 	if retired {
-		s.attend("the retired etcdadm set up this node; to take it over as it stands, with one restart of etcd: etcdadm init, or etcdadm join URL where it had joined")
+		s.attend("the etcd on this node is not kept by etcdadm yet; to take it over as it stands, with one restart: etcdadm init for the first member, etcdadm join URL for the others")
 	}
 	for _, describe := range []func(context.Context, *Status) error{n.describeNode, n.describeCluster, n.describeCertificates, n.describeDrift} {
 		if err := describe(ctx, s); ctx.Err() != nil {

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
+	"path"
 	"strings"
 
 	"etcdadm/binary"
@@ -27,47 +29,61 @@ func Found(ctx context.Context, h *host.Host) (*api.Layer, error) {
 	if r == nil {
 		return nil, nil
 	}
-	l := &api.Layer{Origin: api.FromRetired, Set: map[string]bool{"installDir": true}}
-	l.Config.InstallDir = r.InstallDir
-	runs, err := programVersion(ctx, h, r.InstallDir)
-	if err == nil {
-		l.Config.Version, l.Set["version"] = runs.String(), true
-	}
-	if r.Name == "" {
-		return l, nil
-	}
-	set := func(key string, there bool) {
+	l := &api.Layer{Origin: api.FromRetired, Set: map[string]bool{}}
+	put := func(key string, there bool) {
 		if there {
 			l.Set[key] = true
 		}
 	}
-	extra, err := certs.ExtraNames(h, r.CertsDir, r.Name, r.Address)
-	if err != nil {
-		return nil, err
+	runs, err := runningVersion(ctx, h, r)
+	if err == nil {
+		l.Config.Version = runs.String()
 	}
-	l.Config.Name, l.Config.BindAddress, l.Config.CertsDir, l.Config.DataDir = r.Name, r.Address.String(), r.CertsDir, r.DataDir
-	for _, key := range []string{"name", "bindAddress", "certsDir", "dataDir"} {
-		set(key, true)
+	l.Config.InstallDir = r.InstallDir
+	put("version", err == nil)
+	put("installDir", r.InstallDir != "")
+	if r.Name == "" {
+		return l, nil
 	}
-	l.Config.ServerCertExtraSANs, l.Config.CipherSuites, l.Config.DiskPriorities = extra, r.CipherSuites, r.DiskPriorities
-	set("serverCertExtraSANs", len(extra) > 0)
-	set("cipherSuites", len(r.CipherSuites) > 0)
-	set("diskPriorities", true)
-	if l.Config.DiskPriorities == nil { // its callers had an empty list, too
-		l.Config.DiskPriorities = []string{}
-	}
-	l.Config.QuotaBackendBytes = r.QuotaBytes
-	set("quotaBackendBytes", r.QuotaBytes > 0)
+	l.Config.Name, l.Config.BindAddress, l.Config.DataDir, l.Config.CertsDir = r.Name, r.Address.String(), r.DataDir, r.CertsDir
+	l.Config.CipherSuites, l.Config.QuotaBackendBytes = r.CipherSuites, r.QuotaBytes
+	l.Config.DiskPriorities = append([]string{}, r.DiskPriorities...) // an empty list was a choice, too
 	l.Config.ExtraEnv, _ = r.ExtraFor(runs)
-	set("extraEnv", len(l.Config.ExtraEnv) > 0)
+	if !r.Handed {
+		if l.Config.ServerCertExtraSANs, err = certs.ExtraNames(h, r.CertsDir, r.Name, r.Address); err != nil {
+			return nil, err
+		}
+	}
+	put("name", true)
+	put("bindAddress", true)
+	put("dataDir", true)
+	put("certsDir", !r.Handed)
+	put("diskPriorities", !r.Handed)
+	put("cipherSuites", len(r.CipherSuites) > 0)
+	put("quotaBackendBytes", r.QuotaBytes > 0)
+	put("serverCertExtraSANs", len(l.Config.ServerCertExtraSANs) > 0)
+	put("extraEnv", len(l.Config.ExtraEnv) > 0)
 	return l, nil
 }
 
-// programVersion asks the etcd of an install directory for its version.
-func programVersion(ctx context.Context, h *host.Host, installDir string) (version.Etcd, error) {
+// runningVersion is the version of the etcd that is to be taken over: of the one that runs, else of the one that is
+// installed.
+func runningVersion(ctx context.Context, h *host.Host, r *service.Retired) (version.Etcd, error) {
+	program := h.RealPath(path.Join(r.InstallDir, "etcd"))
+	s, err := service.NewSystemd(h, service.Unit{}).State(ctx)
+	switch {
+	case err == nil && s.Running:
+		program = fmt.Sprintf("/proc/%d/exe", s.PID)
+	case r.Handed:
+		return version.Etcd{}, errs.New(errs.Precondition, "%s does not run", constants.Unit)
+	}
+	return programVersion(ctx, h, program)
+}
+
+// programVersion asks an etcd, by a real path, for its version.
+func programVersion(ctx context.Context, h *host.Host, program string) (version.Etcd, error) {
 	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
 	defer cancel()
-	program := h.RealPath(installDir + "/etcd")
 	out, err := h.Query(ctx, host.Command{Path: program, Args: []string{"--version"}})
 	if err != nil {
 		return version.Etcd{}, err
@@ -97,14 +113,23 @@ func (n *Node) retired() *service.Retired {
 	return found(n.Host)
 }
 
-// foreignUnit is no etcd.service that cannot be taken over.
+// foreignUnit is no etcd.service that cannot be taken over. It tells what a takeover is about to do.
 func (n *Node) foreignUnit(ctx context.Context) (converge.Diff, error) {
-	if _, err := service.FindRetired(n.Host); err != nil {
+	r, err := service.FindRetired(n.Host)
+	if err != nil {
 		return nil, err
 	}
-	return preflight.ForeignUnit{Host: n.Host, Ours: func(text []byte) bool {
+	d, err := preflight.ForeignUnit{Host: n.Host, Ours: func(text []byte) bool {
 		return service.IsUnit(text) || service.IsRetiredUnit(text)
 	}}.Check(ctx)
+	if r == nil || err != nil {
+		return d, err
+	}
+	converge.Notef(ctx, "the etcd on this node is taken over with its data and its place in the cluster")
+	if _, dropped := r.ExtraFor(n.version()); len(dropped) > 0 {
+		converge.Warnf(ctx, "%s: what %s says there is given up: etcd %s does not read it, or etcdadm says it otherwise", constants.EnvFile, strings.Join(dropped, ", "), n.version())
+	}
+	return nil, nil
 }
 
 // installedVersion is the version of the etcd that is installed; false when none is. That of the retired etcdadm is asked.
@@ -120,47 +145,23 @@ func (n *Node) installedVersion(ctx context.Context) (version.Etcd, bool, error)
 	if r == nil {
 		return version.Etcd{}, false, nil
 	}
-	if have, err = programVersion(ctx, n.Host, r.InstallDir); err != nil {
-		return version.Etcd{}, false, errs.New(errs.Precondition, "the version of the etcd that the retired etcdadm installed cannot be told: %w", err).
-			Hint("see what it says: %s/etcd --version", r.InstallDir)
-	}
-	return have, true, nil
+	have, err = runningVersion(ctx, n.Host, r)
+	return have, err == nil, nil //nolint:nilerr // whoever runs init or join has said a version then
 }
 
-// takeover are the steps by which what the retired etcdadm made becomes ours; none on any other node.
-func (n *Node) takeover() []converge.Step {
-	r := n.retired()
-	if r == nil {
+// takeover are the steps by which the certificates of the retired etcdadm become ours; none on any other node.
+func (n *Node) takeover(ca bool) []converge.Step {
+	if r := n.retired(); r == nil || r.Handed {
 		return nil
 	}
-	adopted := certs.Adopted(n.Host, n.Config.CertsDir, true)
-	return []converge.Step{once(PhaseConfig+"/takeover", "node of the retired etcdadm", noted{adopted, func(ctx context.Context) {
-		converge.Notef(ctx, "this node was set up by the retired etcdadm: it is taken over with its data, its certificates and its place in the cluster")
-		if _, dropped := r.ExtraFor(n.version()); len(dropped) > 0 {
-			converge.Warnf(ctx, "%s: %s is not kept: etcd %s does not read it, or etcdadm sets it", constants.EnvFile, strings.Join(dropped, ", "), n.version())
-		}
-	}})}
-}
-
-// noted is a resource that tells something when there is a gap.
-type noted struct {
-	converge.Resource
-	note func(context.Context)
-}
-
-func (r noted) Check(ctx context.Context) (converge.Diff, error) {
-	d, err := r.Resource.Check(ctx)
-	if err == nil && len(d) > 0 {
-		r.note(ctx)
-	}
-	return d, err
+	return []converge.Step{once("takeover/certificates", "certificates of the retired etcdadm", certs.Adopted(n.Host, n.Config.CertsDir, ca))}
 }
 
 // retiredPrograms are the programs that the retired etcdadm left in the install directory. They are told by its unit, and
 // so they go before it. Where a takeover came before, links have taken their place.
 func (n *Node) retiredPrograms() []string {
 	r := n.retired()
-	if r == nil {
+	if r == nil || r.Handed {
 		return nil
 	}
 	var paths []string

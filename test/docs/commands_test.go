@@ -94,7 +94,7 @@ func judge(c *cobra.Command, args []string) string {
 }
 
 // foreign are flags of other programs that the pages mention.
-var foreign = map[string]bool{}
+var foreign = map[string]bool{"heartbeat-interval": true}
 
 var flag = regexp.MustCompile(`(?:^|[ ,])--([a-z][a-z0-9-]*)`)
 

@@ -167,6 +167,11 @@ func NewCA() (*CA, error) {
 	return ca, err
 }
 
+// Pair issues a certificate for both ends of a connection, with its key.
+func (ca *CA) Pair(commonName string, names ...string) (crt, key string, err error) {
+	return ca.issue(leaf{commonName: commonName, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, names: names})
+}
+
 type leaf struct {
 	file, commonName string
 	organization     []string

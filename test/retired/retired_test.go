@@ -264,6 +264,56 @@ func TestOthersAreNotTakenOver(t *testing.T) {
 	}
 }
 
+// A member of somebody else is handed over by its environment file alone, where ours is: what is about certificates does not
+// matter then, and what etcdadm cannot keep is named.
+func TestAMemberIsHandedOver(t *testing.T) {
+	const env = `# of kubespray
+ETCD_DATA_DIR=/var/lib/etcd
+ETCD_ADVERTISE_CLIENT_URLS=https://10.0.0.7:2379
+ETCD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.7:2380
+ETCD_LISTEN_CLIENT_URLS=https://10.0.0.7:2379,https://127.0.0.1:2379
+ETCD_LISTEN_METRICS_URLS=http://10.0.0.7:2381
+ETCD_ELECTION_TIMEOUT=5000
+ETCD_NAME=etcd1
+ETCD_PROXY=off
+ETCD_TRUSTED_CA_FILE=/etc/ssl/etcd/ssl/ca.pem
+ETCD_PEER_CLIENT_CERT_AUTH=True
+ETCDCTL_ENDPOINTS=https://127.0.0.1:2379
+`
+	h := host.New(t.TempDir())
+	write := func(p, text string) {
+		t.Helper()
+		if err := h.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("/etc/etcd/etcd.env", env)
+	r, err := service.FindRetired(h)
+	if err != nil || r == nil || !r.Handed {
+		t.Fatalf("found %+v, %v", r, err)
+	}
+	kept, dropped := r.ExtraFor(version.Etcd{Major: 3, Minor: 5, Patch: 35})
+	if diff := cmp.Diff(map[string]string{"ETCD_ELECTION_TIMEOUT": "5000"}, kept) + cmp.Diff([]string{"ETCD_LISTEN_METRICS_URLS"}, dropped); diff != "" {
+		t.Error(diff)
+	}
+	found, err := lifecycle.Found(t.Context(), h)
+	if err != nil || found == nil {
+		t.Fatalf("not found: %v", err)
+	}
+	if c := found.Config; c.Name != "etcd1" || c.BindAddress != "10.0.0.7" || found.Set["certsDir"] || found.Set["installDir"] || found.Set["version"] {
+		t.Errorf("found %+v, %v", c, found.Set)
+	}
+	write("/etc/etcd/etcd.env", env+"ETCDADM_DIGEST=x\n")
+	if r, err := service.FindRetired(h); r != nil || err != nil {
+		t.Errorf("what etcdadm wrote was handed over: %+v, %v", r, err)
+	}
+	write("/etc/etcd/etcd.env", env)
+	write("/etc/systemd/system/etcd.service", "[Service]\nEnvironmentFile=/etc/etcd.env\nExecStart=/usr/local/bin/etcd\n")
+	if r, err := service.FindRetired(h); r != nil || err != nil {
+		t.Errorf("with its unit in place: %+v, %v", r, err)
+	}
+}
+
 func change(from, to string) func(string) string {
 	return func(s string) string { return strings.Replace(s, from, to, 1) }
 }
