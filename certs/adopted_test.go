@@ -23,9 +23,9 @@ func TestAdopted(t *testing.T) {
 		converged(t, Adopted(h, dir, withCA))
 		return h
 	}
-	left := func(t *testing.T, h *host.Host, keepCA bool) string {
+	left := func(t *testing.T, h *host.Host) string {
 		t.Helper()
-		converged(t, Removed(h, dir, keepCA))
+		converged(t, Removed(h, dir))
 		var names []string
 		entries, _ := h.ReadDir(dir)
 		for _, e := range entries {
@@ -38,12 +38,12 @@ func TestAdopted(t *testing.T) {
 		if made, err := CAMadeHere(h, dir); !made || err != nil {
 			t.Errorf("CA made here: %v, %v", made, err)
 		}
-		if got := left(t, h, false); got != "" {
+		if got := left(t, h); got != "" {
 			t.Errorf("left: %s", got)
 		}
 	})
 	t.Run("without the CA", func(t *testing.T) {
-		if got := left(t, begin(t, false), false); got != "ca.crt ca.key" {
+		if got := left(t, begin(t, false)); got != "ca.crt ca.key" {
 			t.Errorf("left: %s", got)
 		}
 	})
@@ -53,21 +53,21 @@ func TestAdopted(t *testing.T) {
 		if d := check(t, Adopted(h, dir, true)); len(d) > 0 {
 			t.Errorf("a second time: %s", d)
 		}
-		if got := left(t, h, false); got != "ca.crt ca.key" {
+		if got := left(t, h); got != "ca.crt ca.key" {
 			t.Errorf("left: %s", got)
 		}
 	})
 	t.Run("a pair that was placed later", func(t *testing.T) {
 		h := begin(t, true)
 		foreign(t, x509.Certificate{Subject: pkix.Name{CommonName: "x"}}, nil, &ca).place(t, h, ServerName)
-		if got := left(t, h, false); got != "server.crt server.key" {
+		if got := left(t, h); got != "server.crt server.key" {
 			t.Errorf("left: %s", got)
 		}
 	})
 	t.Run("half removed", func(t *testing.T) {
 		h := begin(t, true)
 		must(t, h.Remove(dir+"/peer.crt"))
-		if got := left(t, h, false); got != "" {
+		if got := left(t, h); got != "" {
 			t.Errorf("left: %s", got)
 		}
 	})
