@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"etcdadm/binary"
+	"etcdadm/certs"
 	"etcdadm/constants"
 	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
@@ -94,7 +95,8 @@ func (n *Node) certificates(ca converge.Step, peers []string, missingOnly bool) 
 	if err != nil {
 		return nil, err
 	}
-	steps := append(n.account(PhaseCertificates), ca)
+	directory := once("certificates/directory", "directory of the certificates", certs.Directory{Host: n.Host, Dir: n.Config.CertsDir})
+	steps := append(n.account(PhaseCertificates), directory, ca)
 	for _, l := range leaves {
 		steps = append(steps, once("certificates/"+l.Name, l.Name+" certificate", l))
 	}
