@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ type machine struct {
 	*testing.T
 	name, root, address, version string
 	mirror                       release.Mirror
+	pki                          string // below the kubelet's root
 	*kubelet.Kubelet
 }
 
@@ -39,9 +41,10 @@ func newMachine(t *testing.T, name, version string) *machine {
 		}
 		t.Skipf("containers cannot be made here: %v", err)
 	}
-	m := &machine{T: t, name: name, root: filepath.Join(t.TempDir(), name), address: network.Address(), version: version, mirror: release.Get(t)}
+	m := &machine{T: t, name: name, root: filepath.Join(t.TempDir(), name), address: network.Address(), version: version, mirror: release.Get(t), pki: "etc/etcd/pki"}
 	m.Kubelet = &kubelet.Kubelet{Root: m.root, Manifests: filepath.Join(m.root, "etc/kubernetes/manifests"), Image: func(image string) (string, error) {
 		tag, ok := strings.CutPrefix(image, "registry.example/etcd:")
+		tag, _, _ = strings.Cut(tag, "-")
 		dir := filepath.Join(string(m.mirror), tag, "bin")
 		if _, err := os.Stat(dir); !ok || err != nil {
 			return "", fmt.Errorf("the image %s cannot be pulled", image)
@@ -66,7 +69,7 @@ func (m *machine) up() *machine {
 // show tells what a failed test may have had.
 func (m *machine) show() {
 	m.Logf("%s: kubelet: %q", m.name, m.Problems())
-	logs, _ := filepath.Glob(filepath.Join(m.root, "var/log/pods/*/etcd/*.log"))
+	logs, _ := filepath.Glob(filepath.Join(m.Root, "var/log/pods/*/etcd/*.log"))
 	for _, l := range logs {
 		data, _ := os.ReadFile(l)
 		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
@@ -74,14 +77,21 @@ func (m *machine) show() {
 	}
 }
 
+// arguments are those of a command on the machine. What a test says is stronger than what makes it this machine.
+func (m *machine) arguments(args []string) []string {
+	all := []string{"--root", m.root, "-o", "json", "--timeout", "4m"}
+	words := slices.IndexFunc(append(slices.Clone(args), "-"), func(a string) bool { return strings.HasPrefix(a, "-") })
+	all = append(all, args[:words]...)
+	if args[0] == "init" || args[0] == "join" {
+		all = append(all, "--name", m.name, "--bind-address", m.address, "--init-system", "kubelet", "--version", m.version, "--image-repository", "registry.example/etcd")
+	}
+	return append(all, args[words:]...)
+}
+
 // run runs etcdadm on the machine.
 func (m *machine) run(args ...string) process.Result {
 	m.Helper()
-	args = append(args, "--root", m.root, "-o", "json", "--timeout", "4m")
-	if args[0] == "init" || args[0] == "join" {
-		args = append(args, "--name", m.name, "--bind-address", m.address, "--init-system", "kubelet", "--version", m.version, "--image-repository", "registry.example/etcd")
-	}
-	r, err := process.Run(args)
+	r, err := process.Run(m.arguments(args))
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -109,7 +119,7 @@ func (m *machine) giveCA(to *machine) {
 // etcdctl runs the etcdctl of the mirror with the certificates of the machine.
 func (m *machine) etcdctl(args ...string) string {
 	m.Helper()
-	pki := filepath.Join(m.root, "etc/etcd/pki")
+	pki := filepath.Join(m.Root, m.pki)
 	cmd := exec.Command(filepath.Join(string(m.mirror), "v"+m.version, "bin/etcdctl"), append([]string{
 		"--endpoints", m.url(), "--cacert", filepath.Join(pki, "ca.crt"),
 		"--cert", filepath.Join(pki, "etcdctl-etcd-client.crt"), "--key", filepath.Join(pki, "etcdctl-etcd-client.key"),
@@ -121,13 +131,19 @@ func (m *machine) etcdctl(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func (m *machine) manifest() string {
+// read returns a file of the machine.
+func (m *machine) read(path string) string {
 	m.Helper()
-	data, err := os.ReadFile(filepath.Join(m.Manifests, "etcd.manifest"))
+	data, err := os.ReadFile(filepath.Join(m.root, path))
 	if err != nil {
 		m.Fatal(err)
 	}
 	return string(data)
+}
+
+func (m *machine) manifest() string {
+	m.Helper()
+	return m.read("etc/kubernetes/manifests/etcd.manifest")
 }
 
 // sound wants the kubelet to have found fault with nothing, and to have started so many containers.

@@ -78,16 +78,27 @@ func Run(args []string, env ...string) (Result, error) { return RunIn("", args, 
 
 // RunIn is Run in a directory.
 func RunIn(dir string, args []string, env ...string) (Result, error) {
-	c := exec.Command(os.Args[0], args...)
+	c := Command(args, env...)
 	c.Dir = dir
+	return Finish(c)
+}
+
+// Command is the process that Run starts, for a test that wants it otherwise: in a namespace of its own.
+func Command(args []string, env ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
 	c.Env = append(append(os.Environ(), env...), AsEtcdadm)
+	return c
+}
+
+// Finish starts such a process and waits for its end.
+func Finish(c *exec.Cmd) (Result, error) {
 	var out, told strings.Builder
 	c.Stdout, c.Stderr = &out, &told
 	err := c.Run()
 	if c.ProcessState == nil {
 		return Result{}, err
 	}
-	r := Result{Args: args, Status: c.ProcessState.ExitCode(), Stdout: out.String(), Stderr: told.String()}
+	r := Result{Args: c.Args[1:], Status: c.ProcessState.ExitCode(), Stdout: out.String(), Stderr: told.String()}
 	if ws, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok {
 		r.Killed = ws.Signaled() && ws.Signal() == syscall.SIGKILL
 	}
