@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"etcdadm/pkg/host"
 	"etcdadm/test/kubelet"
 	"etcdadm/test/process"
 	"etcdadm/test/release"
@@ -16,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) {
 	kubelet.Container()
-	process.Etcdadm(nil)
+	process.Etcdadm(func() []host.Option { return []host.Option{host.Observe(killer())} })
 	os.Exit(m.Run())
 }
 
@@ -73,7 +74,7 @@ func (m *machine) show() {
 	for _, l := range logs {
 		data, _ := os.ReadFile(l)
 		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-		m.Logf("%s:\n%s", l, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+		m.Logf("%s:\n%s", l, strings.Join(lines[max(0, len(lines)-4):], "\n"))
 	}
 }
 
