@@ -291,6 +291,17 @@ func TestPeerAnswer(t *testing.T) {
 	}
 }
 
+// A name that nobody has looked up in time is not one that nobody has.
+func TestALookupThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	for timeout, want := range map[bool]string{true: "no connection within the time limit", false: "the name etcd-1.example.com does not resolve"} {
+		err := &net.OpError{Op: "dial", Err: &net.DNSError{Name: "etcd-1.example.com", Err: "why", IsTimeout: timeout}}
+		if got := netProblem(err).Error(); got != want {
+			t.Errorf("%v is told as %q", err, got)
+		}
+	}
+}
+
 func TestSourceAddress(t *testing.T) {
 	t.Parallel()
 	got, err := SourceAddress("127.0.0.1:2380")

@@ -80,7 +80,7 @@ func netProblem(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return errTooLate
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && !dns.IsTimeout:
 		return fmt.Errorf("the name %s does not resolve", dns.Name)
 	case errors.As(err, &errno):
 		return errno

@@ -70,7 +70,7 @@ func (a Advertised) Check(ctx context.Context) (converge.Diff, error) {
 	defer cancel()
 	found, err := net.DefaultResolver.LookupNetIP(limited, "ip", a.Name)
 	if err != nil {
-		return nil, refuse("%s, and others are to reach this node by it", dialProblem(err)).
+		return nil, refuse("the name %s, by which others are to reach this node: %s", a.Name, dialProblem(err)).
 			Hint("enter it on every node and client: echo %s >> /etc/hosts", quote(a.Address.String()+" "+a.Name))
 	}
 	for i := range found {

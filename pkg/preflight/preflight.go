@@ -27,7 +27,7 @@ func dialProblem(err error) string {
 	var errno syscall.Errno
 	var dns *net.DNSError
 	switch {
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && !dns.IsTimeout:
 		return "the name " + dns.Name + " does not resolve"
 	case errors.As(err, &errno):
 		return errno.Error()

@@ -156,7 +156,7 @@ func TestAdvertised(t *testing.T) {
 	expect(t, "this host", preflight.Advertised{Name: "localhost", Address: here}, verdict{})
 	expect(t, "this host by loopback", preflight.Advertised{Name: "localhost", Address: elsewhere}, verdict{})
 	expect(t, "another host", preflight.Advertised{Name: "192.0.2.2", Address: elsewhere}, verdict{warning: "leads to 192.0.2.2, and etcd listens at 192.0.2.1"})
-	expect(t, "nobody", preflight.Advertised{Name: "etcd-1.invalid", Address: here}, verdict{refused: "the name etcd-1.invalid does not resolve", hint: "'127.0.0.1 etcd-1.invalid' >> /etc/hosts"})
+	expect(t, "nobody", preflight.Advertised{Name: "etcd-1.invalid", Address: here}, verdict{refused: "by which others are to reach this node: the name etcd-1.invalid does not resolve", hint: "'127.0.0.1 etcd-1.invalid' >> /etc/hosts"})
 }
 
 func TestSourceAddress(t *testing.T) {
