@@ -241,7 +241,7 @@ func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
 		t.Errorf("the same reason was told again: %s", <-notes)
 	}
 
-	late := apply(t, Added{Cluster: c, PeerURL: "http://127.0.0.4:2380"}, 300*time.Millisecond, nil)
+	late := apply(t, Added{Cluster: c, PeerURL: "http://127.0.0.4:2380"}, 2*time.Second, nil)
 	if errs.StatusOf(late.Err) != errs.Timeout || !strings.Contains(late.Err.Error(), mine) {
 		t.Errorf("when its time is over: %v", late.Err)
 	}
@@ -439,7 +439,7 @@ func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	c := open(t, Options{Host: host.New(t.TempDir(), host.Observe(func(string) { acts.Add(1) }))}, a.client)
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 
-	unstarted := apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 300*time.Millisecond, nil)
+	unstarted := apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 2*time.Second, nil)
 	if errs.StatusOf(unstarted.Err) != errs.Timeout || !strings.Contains(unstarted.Err.Error(), "the member does not answer at "+b.client) {
 		t.Errorf("a member that was never started: %v", unstarted.Err)
 	}

@@ -37,7 +37,8 @@ func until(ctx context.Context, f func(context.Context) error) error {
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil && last != nil:
+		case last != nil && ending(ctx):
+			<-ctx.Done()
 			return last // what f says now is but that it was cut short
 		case !errors.As(err, &w):
 			return err
@@ -51,6 +52,12 @@ func until(ctx context.Context, f func(context.Context) error) error {
 			return last
 		}
 	}
+}
+
+// ending tells whether a context has ended, or is about to: a server that was told of its deadline may be ahead of it.
+func ending(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && time.Until(deadline) < soon
 }
 
 // once announces an act before its first try. A try that was refused changed nothing, and the next is still the same act.
