@@ -93,6 +93,8 @@ const (
 	DownloadTotalTimeout   = 15 * time.Minute // for one archive, over all tries
 	SnapshotStallTimeout   = 30 * time.Second // without a byte of a snapshot from a member
 	MembershipCallTimeout  = 7 * time.Second  // one membership RPC: of two concurrent changes one is dropped silently, and its caller hangs
+	AdmissionTTL           = 3 * time.Second  // after which a node that died while it joined holds no other up; etcd knows none below 2s
+	YieldLimit             = 5 * time.Second  // that a promotion waits for additions: they would wait that long after it
 	DialTimeout            = 3 * time.Second  // to connect to one endpoint
 	RequestTimeout         = 5 * time.Second  // one request to etcd that a healthy cluster answers
 	StartTimeout           = 90 * time.Second // from start to the first answer of a local etcd
@@ -120,6 +122,9 @@ const (
 	RestoreRevisionBump = 1_000_000_000
 	// SnapshotCount is etcd's own default since 3.6, and right for 3.5 too.
 	SnapshotCount = 10_000
+	// MaxLearners is how many members can join at once, from one to five. All members have to agree on it: each judges an
+	// addition by its own limit, and one that refuses what others accept has another member list from then on.
+	MaxLearners = 4
 	// DefaultQuota is etcd's own default of --quota-backend-bytes: 2 GiB.
 	DefaultQuota = 2 << 30
 	// MinFreeSpace is asked of the data directory's file system when nothing is known about the database.

@@ -28,6 +28,7 @@ type Settings struct {
 	QuotaBytes              int64             // size limit of the database; 0: etcd's own
 	CipherSuites            []string          // names of crypto/tls; they count for TLS 1.2 alone; none: Go's choice
 	PeerCertAllowedHostname string            // a name that every peer's certificate must carry; "": none is asked for
+	MaxLearners             int               // how many members join at once; 0: etcd's own limit. All members have the same
 	ExtraEnv                map[string]string // more variables of etcd, and of the Go runtime in it
 }
 
@@ -151,6 +152,13 @@ func (s Settings) Environment(pathFor func(logical string) string) ([]KV, error)
 	return kvs, nil
 }
 
+const maxLearners = "ETCD_MAX_LEARNERS"
+
+// LimitsLearners tells whether all of these versions can be told how many learners they allow.
+func LimitsLearners(versions ...version.Etcd) bool {
+	return !slices.ContainsFunc(versions, func(v version.Etcd) bool { return !knows(v, maxLearners) })
+}
+
 // extend adds the defaults that extraEnv may change, and what it sets beside those.
 func (s Settings) extend(kvs []KV) ([]KV, error) {
 	extra := maps.Clone(s.ExtraEnv)
@@ -168,6 +176,9 @@ func (s Settings) extend(kvs []KV) ([]KV, error) {
 		{"ETCD_TLS_MIN_VERSION", "TLS1.2"},
 		{"ETCD_LOGGER", "zap"},
 		{"ETCD_LOG_OUTPUTS", "stderr"},
+	}
+	if s.MaxLearners > 0 {
+		defaults = append(defaults, KV{maxLearners, strconv.Itoa(s.MaxLearners)})
 	}
 	if s.Version.Minor == 5 {
 		defaults = append(defaults,

@@ -65,10 +65,11 @@ func TestEnvironmentOfEachMinor(t *testing.T) {
 	for v, want := range map[string]string{
 		"3.5.35": "ETCD_SNAPSHOT_COUNT=10000\nETCD_TLS_MIN_VERSION=TLS1.2\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK=true\nETCD_EXPERIMENTAL_COMPACT_HASH_CHECK_ENABLED=true\n",
 		"3.5.6":  "ETCD_SNAPSHOT_COUNT=10000\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK=true\nETCD_EXPERIMENTAL_COMPACT_HASH_CHECK_ENABLED=true\n",
-		"3.6.16": "ETCD_SNAPSHOT_COUNT=10000\nETCD_TLS_MIN_VERSION=TLS1.2\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_FEATURE_GATES=CompactHashCheck=true,InitialCorruptCheck=true\n",
-		"3.7.3":  "ETCD_SNAPSHOT_COUNT=10000\nETCD_TLS_MIN_VERSION=TLS1.2\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_FEATURE_GATES=CompactHashCheck=true,InitialCorruptCheck=true\n",
+		"3.6.16": "ETCD_SNAPSHOT_COUNT=10000\nETCD_TLS_MIN_VERSION=TLS1.2\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_MAX_LEARNERS=4\nETCD_FEATURE_GATES=CompactHashCheck=true,InitialCorruptCheck=true\n",
+		"3.7.3":  "ETCD_SNAPSHOT_COUNT=10000\nETCD_TLS_MIN_VERSION=TLS1.2\nETCD_LOGGER=zap\nETCD_LOG_OUTPUTS=stderr\nETCD_MAX_LEARNERS=4\nETCD_FEATURE_GATES=CompactHashCheck=true,InitialCorruptCheck=true\n",
 	} {
 		s := settings(v)
+		s.MaxLearners = 4 // of which etcd 3.5 knows nothing
 		kvs, err := s.Environment(func(p string) string { return path.Join("/root", p) })
 		if err != nil {
 			t.Fatalf("%s: %v", v, err)

@@ -23,6 +23,11 @@ type Added struct {
 	Blank bool
 	// Once says that a cluster which does not take the member now is an error with status 5, and nothing to wait for.
 	Once bool
+	// Admission is taken for the addition, and kept if that succeeds; nil: no other node joins.
+	Admission *Admission
+	// Several tells whether all members allow as many learners as constants.MaxLearners says; nil: they do not. It is
+	// asked when there is a learner already. See there why that is not left to etcd.
+	Several func(context.Context, Membership) bool
 }
 
 // Check looks for the peer URL. Without a quorum the word of one voter will do: the quorum may be waiting for just this member.
@@ -50,7 +55,8 @@ func (r Added) lost(m Member) bool { return r.Blank && m.Started() }
 func (r Added) Apply(ctx context.Context) error {
 	c := r.Cluster
 	var announced, forgetting, warned bool
-	return until(ctx, func(ctx context.Context) error {
+	var add func(context.Context) error
+	add = func(ctx context.Context) error {
 		a, err := c.list(ctx, true, anybody)
 		if err != nil {
 			return patient(err)
@@ -78,6 +84,17 @@ func (r Added) Apply(ctx context.Context) error {
 			}
 		}
 		warned = true
+		if len(a.Learners()) > 0 && (r.Several == nil || !r.Several(ctx, a.Membership)) {
+			return r.refused("the cluster has a learner, and is not known to allow another one: "+holders(a.Membership), soon)
+		}
+		if r.Admission != nil && !r.Admission.held() {
+			if err := r.Admission.try(ctx, c); err != nil {
+				return err
+			}
+			if r.Admission.held() {
+				return add(ctx) // others may have been added until now
+			}
+		}
 		if err := c.once(&announced, "add %s to the cluster as a learner", r.PeerURL); err != nil {
 			return err
 		}
@@ -85,12 +102,16 @@ func (r Added) Apply(ctx context.Context) error {
 			_, err := a.client.MemberAddAsLearner(ctx, []string{r.PeerURL})
 			return err
 		})
-		return r.turn(err, a.Membership)
-	})
+		if err != nil && r.Admission != nil {
+			r.Admission.Close() // nobody waits for one who waits
+		}
+		return r.answered(err, a.Membership)
+	}
+	return until(ctx, add)
 }
 
-// turn says what the answer to an addition means.
-func (r Added) turn(err error, m Membership) error {
+// answered says what the answer to an addition means.
+func (r Added) answered(err error, m Membership) error {
 	switch {
 	case err == nil:
 		return nil

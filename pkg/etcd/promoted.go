@@ -3,9 +3,11 @@ package etcd
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 )
@@ -43,6 +45,7 @@ func (r Promoted) Apply(ctx context.Context) error {
 	c := r.Cluster
 	var goal uint64
 	var announced bool
+	began := time.Now()
 	return until(ctx, func(ctx context.Context) error {
 		a, err := c.list(ctx, true, anybody)
 		if err != nil {
@@ -66,6 +69,10 @@ func (r Promoted) Apply(ctx context.Context) error {
 		}
 		if err := r.caughtUp(ctx, goal); err != nil {
 			return err
+		}
+		// With one voter, etcd takes new members at once; from the second one on it lets each wait for five seconds.
+		if len(a.Voters()) == 1 && time.Since(began) < constants.YieldLimit && admitting(ctx, a.client) {
+			return waiting{"another node is being added", later}
 		}
 		health := c.Health(ctx, a.Membership)
 		if ctx.Err() != nil {

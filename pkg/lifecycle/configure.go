@@ -83,7 +83,7 @@ func (n *Node) envFile(quota int64, marker bool) (service.EnvFile, error) {
 		s.QuotaBytes = keptQuota(have, quota)
 	}
 	if marker || have["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] != "" {
-		s.PeerCertAllowedHostname = constants.PeerMarker
+		s.PeerCertAllowedHostname, s.MaxLearners = constants.PeerMarker, constants.MaxLearners
 	}
 	kvs, err := s.Environment(backend.PathFor)
 	if err != nil {

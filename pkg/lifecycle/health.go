@@ -154,11 +154,13 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	}, rest...), err
 }
 
-// metricsUp tells whether the process on this node has come up at all. Its metrics answer before it has heard of anybody.
+// metricsUp tells whether the process on this node has come up at all. Its metrics answer before it has heard of anybody,
+// and after its peer port: so the next node can be added and started.
 func (n *Node) metricsUp(ctx context.Context) (converge.Diff, error) {
 	conn, err := (&net.Dialer{Timeout: constants.DialTimeout}).DialContext(ctx, "tcp", hostPort(n.listeners().Metrics))
 	if err != nil {
 		return gap("etcd at "+n.listeners().Metrics, "silent", "answering"), nil //nolint:nilerr // that is the gap
 	}
+	n.admission.Close()
 	return nil, conn.Close()
 }

@@ -13,6 +13,7 @@ import (
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/version"
 	"etcdadm/service"
 )
 
@@ -79,8 +80,53 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	n.Config.JoinEndpoints = o.Endpoints
 	return []converge.Step{n.stored("membership/endpoints"), {
 		Name: "membership/member", Short: "member of the cluster", Within: within,
-		Want: etcd.Added{Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s), Once: !o.Retry},
+		Want: etcd.Added{
+			Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s), Once: !o.Retry, Admission: &n.admission,
+			Several: func(ctx context.Context, m etcd.Membership) bool { return n.severalLearners(ctx, c, m) },
+		},
 	}}, nil
+}
+
+// admitted has the member list stay as it is until the member on this node, which has yet to start, has started.
+func (n *Node) admitted(ctx context.Context, c *etcd.Cluster) error {
+	s, err := n.data()
+	if err != nil || bootstrapped(s) || n.Host.ReadOnly() {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, constants.JoinTimeout)
+	defer cancel()
+	return n.admission.Take(ctx, c)
+}
+
+// severalLearners tells whether the members of a cluster allow several learners at once. etcd does not tell what it was
+// started with; but members that carry the marker are etcdadm's, which sets the limit from etcd 3.6 on. An operator who
+// sets it knows it of all members.
+func (n *Node) severalLearners(ctx context.Context, c *etcd.Cluster, m etcd.Membership) bool {
+	if n.Config.ExtraEnv["ETCD_MAX_LEARNERS"] != "" {
+		return true
+	}
+	var versions []version.Etcd
+	for _, member := range m.Members {
+		if !member.Started() { // of another join, by the same rule
+			continue
+		}
+		for _, u := range member.ClientURLs {
+			s, err := c.Status(ctx, u)
+			if err != nil {
+				return false
+			}
+			v, err := version.ParseEtcd(s.Version)
+			if err != nil {
+				return false
+			}
+			versions = append(versions, v)
+		}
+	}
+	if !service.LimitsLearners(append(versions, n.version())...) {
+		return false
+	}
+	without, err := n.unmarked(ctx, m)
+	return err == nil && len(without) == 0
 }
 
 // members asks for the member list. A cluster that is short of its quorum because this very member has not started
@@ -137,6 +183,9 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 	}
 	if c == nil {
 		return []converge.Step{pending("configure/environment", "settings of etcd")}, nil
+	}
+	if err := n.admitted(ctx, c); err != nil {
+		return nil, err
 	}
 	m, err := n.members(ctx, c)
 	if waits, werr := n.waits(ctx, err); werr != nil || waits { // it keeps what was agreed on before
@@ -216,13 +265,23 @@ func (n *Node) quotaOf(ctx context.Context, c *etcd.Cluster, m etcd.Membership) 
 // markerAgreed tells whether the certificates of all running members carry the marker. If not, this member cannot ask
 // for it: it would refuse the others.
 func (n *Node) markerAgreed(ctx context.Context, m etcd.Membership) (bool, error) {
+	without, err := n.unmarked(ctx, m)
+	if len(without) > 0 {
+		converge.Warnf(ctx, "the peer certificate of %s is not known to carry %s: this member accepts any certificate of the CA on its peer port; when theirs do, run this command again",
+			strings.Join(without, ", "), constants.PeerMarker)
+	}
+	return len(without) == 0, err
+}
+
+// unmarked names the other running members whose peer certificates are not known to carry the marker.
+func (n *Node) unmarked(ctx context.Context, m etcd.Membership) ([]string, error) {
 	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var without []string
 	for _, member := range m.Members {
-		if _, own := m.ByPeerURL(n.Config.PeerURL()); own && slices.Contains(member.PeerURLs, n.Config.PeerURL()) || !member.Started() {
+		if slices.Contains(member.PeerURLs, n.Config.PeerURL()) || !member.Started() {
 			continue
 		}
 		carries := false
@@ -236,9 +295,5 @@ func (n *Node) markerAgreed(ctx context.Context, m etcd.Membership) (bool, error
 			without = append(without, member.String())
 		}
 	}
-	if len(without) > 0 {
-		converge.Warnf(ctx, "the peer certificate of %s is not known to carry %s: this member accepts any certificate of the CA on its peer port; when theirs do, run this command again",
-			strings.Join(without, ", "), constants.PeerMarker)
-	}
-	return len(without) == 0, nil
+	return without, nil
 }

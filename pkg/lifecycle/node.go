@@ -80,17 +80,19 @@ type Node struct {
 	// AcceptLoseQuorum lets a restart take the quorum away.
 	AcceptLoseQuorum bool
 
-	turn      *etcd.Turn // to be away, while this operation lasts
+	turn      *etcd.Turn     // to be away, while this operation lasts
+	admission etcd.Admission // to be added and started
 	clusters  map[string]*etcd.Cluster
 	snapshots map[string]snapshot.Info // verified in this run
 }
 
-// Close gives back the turn to be away, and ends the connections to the cluster.
+// Close gives back the turn to be away and the admission, and ends the connections to the cluster.
 func (n *Node) Close() {
 	if n.turn != nil {
 		n.turn.Close()
 		n.turn = nil
 	}
+	n.admission.Close()
 	for _, c := range n.clusters {
 		c.Close()
 	}

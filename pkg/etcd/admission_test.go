@@ -1,0 +1,143 @@
+package etcd
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/converge"
+)
+
+func TestOneNodeAtATimeIsAdmitted(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	revision := a.server.Server.KV().Rev()
+	var mine, other Admission
+	t.Cleanup(mine.Close)
+	t.Cleanup(other.Close)
+	if err := mine.Take(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	// Longer than a lease lives that nobody renews.
+	short, cancel := context.WithTimeout(t.Context(), constants.AdmissionTTL+2*time.Second)
+	defer cancel()
+	if err := other.Take(short, c); err == nil || !strings.Contains(err.Error(), "another node joins") {
+		t.Errorf("an admission that another node has: %v", err)
+	}
+	if err := mine.Take(t.Context(), c); err != nil {
+		t.Errorf("an admission that one has: %v", err)
+	}
+	mine.Close()
+	if err := other.Take(t.Context(), c); err != nil {
+		t.Errorf("an admission that was given back: %v", err)
+	}
+	other.Close()
+	other.Close()
+	if now := a.server.Server.KV().Rev(); now != revision {
+		t.Errorf("the revision was %d, and is %d", revision, now)
+	}
+}
+
+func TestAdmissionEndsWithItsHolder(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	var dead, next Admission
+	if err := dead.Take(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	dead.stop() // as with its process, when that is killed
+	dead.kept.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := next.Take(ctx, c); err != nil {
+		t.Errorf("after the holder has died: %v", err)
+	}
+	next.Close()
+	if admitting(t.Context(), clientOf(t, c, a)) {
+		t.Error("an admission that was given back is taken")
+	}
+}
+
+func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
+	t.Parallel()
+	a, b, d := newNode(t, "a", several), newNode(t, "b", several), newNode(t, "d", several)
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	allowed := func(context.Context, Membership) bool { return true }
+	var first, second Admission
+	t.Cleanup(second.Close)
+	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: &first, Several: allowed})
+	join(t, b, a)
+	holds(t, Answering{c, b.client})
+
+	added := make(chan *converge.Result)
+	go func() {
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: allowed}, 30*time.Second, nil)
+	}()
+	select {
+	case r := <-added:
+		t.Fatalf("a member was added while another one was: %+v", r)
+	case <-time.After(10 * soon):
+	}
+	first.Close()
+	if r := <-added; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+
+	waits, promoted := make(chan string, 10), make(chan *converge.Result)
+	go func() {
+		promoted <- apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 30*time.Second, func(s string) { waits <- s })
+	}()
+	for note := ""; !strings.Contains(note, "another node is being added"); {
+		select {
+		case note = <-waits:
+		case r := <-promoted:
+			t.Fatalf("promoted while another one was: %+v", r)
+		}
+	}
+	if m, err := c.Members(t.Context()); err != nil || len(m.Learners()) != 2 || len(m.Voters()) != 1 {
+		t.Errorf("members %+v, %v", m, err)
+	}
+	join(t, d, a, b)
+	holds(t, Answering{c, d.client})
+	second.Close()
+	if r := <-promoted; r.Err != nil {
+		t.Error(r.Err)
+	}
+	holds(t, Promoted{Cluster: c, PeerURL: d.peer, Local: d.client})
+}
+
+// An addition that the members are not known to agree on is not asked for, though the one that is asked would accept it.
+func TestNoSecondLearnerWhereMembersMayDiffer(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a", several)
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	holds(t, Added{Cluster: c, PeerURL: "http://127.0.0.2:2380"})
+	r := apply(t, Added{Cluster: c, PeerURL: "http://127.0.0.3:2380", Several: func(context.Context, Membership) bool { return false }}, 2*time.Second, nil)
+	if r.Err == nil {
+		t.Error("a second learner was added")
+	}
+	if m, err := c.Members(t.Context()); err != nil || len(m.Learners()) != 1 {
+		t.Errorf("members %+v, %v", m, err)
+	}
+}
+
+func clientOf(t *testing.T, c *Cluster, n *node) *clientv3.Client {
+	t.Helper()
+	cl, err := c.client(t.Context(), n.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cl
+}
+
+func several(n *node) { n.config.MaxLearners = constants.MaxLearners }

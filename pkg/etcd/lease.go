@@ -1,0 +1,70 @@
+package etcd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// lease is a lock that all nodes see: a lease with an id of our own, which etcd grants to one only. It is not seen among the
+// keys of the cluster's users, changes no revision, and ends by itself when its holder has died. The zero value is not held.
+type lease struct {
+	cluster *Cluster
+	id      clientv3.LeaseID
+	stop    context.CancelFunc // nil: not held
+	kept    sync.WaitGroup
+}
+
+func (l *lease) held() bool { return l.stop != nil }
+
+// take asks for the lease, and keeps it until Close, through whichever member answers. rpctypes.ErrLeaseExist: somebody
+// has it.
+func (l *lease) take(ctx context.Context, c *Cluster, id clientv3.LeaseID, ttl time.Duration) error {
+	l.cluster, l.id = c, id
+	err := l.call(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		request := &etcdserverpb.LeaseGrantRequest{ID: int64(id), TTL: int64(ttl / time.Second)}
+		_, err := etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(ctx, request)
+		return clientv3.ContextError(ctx, err)
+	})
+	if err != nil {
+		return err
+	}
+	ctx, l.stop = context.WithCancel(context.Background())
+	l.kept.Go(func() {
+		for pause(ctx, ttl/5) == nil {
+			_ = l.call(ctx, func(ctx context.Context, c *clientv3.Client) error {
+				_, err := c.KeepAliveOnce(ctx, id)
+				return err
+			})
+		}
+	})
+	return nil
+}
+
+// Close gives the lease back. Where the cluster cannot be told, it ends by itself.
+func (l *lease) Close() {
+	if l.stop == nil {
+		return
+	}
+	l.stop()
+	l.kept.Wait()
+	l.stop = nil
+	_ = l.call(context.Background(), func(ctx context.Context, c *clientv3.Client) error {
+		_, err := c.Revoke(ctx, l.id)
+		return err
+	})
+}
+
+// call makes a call through a member that answers.
+func (l *lease) call(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, l.cluster.o.RequestTimeout)
+	defer cancel()
+	a, err := l.cluster.list(ctx, true, anybody)
+	if err != nil {
+		return err
+	}
+	return f(ctx, a.client)
+}
