@@ -146,7 +146,7 @@ func (n *Node) installedVersion(ctx context.Context) (version.Etcd, bool, error)
 		return version.Etcd{}, false, nil
 	}
 	have, err = runningVersion(ctx, n.Host, r)
-	return have, err == nil, nil //nolint:nilerr // whoever runs init or join has said a version then
+	return have, err == nil, nil // where it cannot be told, whoever runs init or join has said one
 }
 
 // takeover are the steps by which the certificates of the retired etcdadm become ours; none on any other node.

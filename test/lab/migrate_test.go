@@ -36,8 +36,10 @@ func instructions(t *testing.T, heading string, h, first *Host) []string {
 func (s *story) follow(h *Host, block string) {
 	s.t.Helper()
 	// The release is in the mirror, not on the network; nothing else is said for the reader.
-	env := fmt.Sprintf("export ETCDADM_RELEASE_URL=file:///mirror\netcdadm() { case $1 in init|join) command etcdadm \"$@\" --sha256sums /mirror/SHA256SUMS;; *) command etcdadm \"$@\";; esac; }\n")
-	if out, err := h.Exec("sh", "-ec", env+block); err != nil {
+	const offline = `export ETCDADM_RELEASE_URL=file:///mirror
+		etcdadm() { case $1 in init|join) command etcdadm "$@" --sha256sums /mirror/SHA256SUMS;; *) command etcdadm "$@";; esac; }
+`
+	if out, err := h.Exec("sh", "-ec", offline+block); err != nil {
 		s.t.Fatalf("%v\n%s\n%s", err, block, out)
 	}
 }

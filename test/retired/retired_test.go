@@ -224,6 +224,31 @@ func TestNoCertificateThatFitsIsMadeAnew(t *testing.T) {
 	}
 }
 
+// What tells whose the certificates are is written down before the unit is replaced that tells whose the node is.
+func TestWhoseTheNodeWasIsWrittenDownFirst(t *testing.T) {
+	h := place(t, nodes["init"].node, newCA(t))
+	found, err := lifecycle.Found(t.Context(), h)
+	if err != nil || found == nil {
+		t.Fatalf("not found: %v", err)
+	}
+	config, _ := api.Merge(*found)
+	api.Default(&config, api.Facts{})
+	n := &lifecycle.Node{Config: config, Host: host.New(h.Root(), host.ReadOnly()), Now: time.Now}
+	t.Cleanup(n.Close)
+	for name, phases := range map[string][]converge.Phase{
+		"init": lifecycle.Init(n, lifecycle.InitOptions{}), "join": lifecycle.Join(n, lifecycle.JoinOptions{Endpoints: []string{"https://10.0.0.8:2379"}}),
+	} {
+		first, err := converge.Only(phases, lifecycle.PhaseConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := converge.Run(t.Context(), first, converge.Options{DryRun: true})
+		if r.Err != nil || len(r.Steps) < 2 || r.Steps[0].Step != "takeover/certificates" || r.Steps[0].Status != converge.Pending {
+			t.Errorf("%s begins with %+v, %v", name, r.Steps, r.Err)
+		}
+	}
+}
+
 // A unit of somebody else is not taken for one of the retired etcdadm, and neither is one whose settings etcdadm cannot keep.
 func TestOthersAreNotTakenOver(t *testing.T) {
 	n := retired.Node{Name: "etcd-1", Address: "10.0.0.7"}
