@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -314,30 +315,9 @@ func (n *node) keeps(pattern string) func() error {
 // lose ends the node as a dead machine would: its processes are killed, its disk is gone.
 func (n *node) lose(context.Context) func() error {
 	return func() error {
-		if data, err := os.ReadFile(n.path("run/etcdadm/supervisor")); err == nil {
-			var pid int
-			if _, err := fmt.Sscan(string(data), &pid); err == nil && n.owns(pid) {
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-					return err
-				}
-				for n.owns(pid) {
-					time.Sleep(5 * time.Millisecond)
-				}
-			}
-		}
-		// etcd ends with its supervisor, but not in the same instant.
-		for range 200 {
-			if err := os.RemoveAll(n.root); err == nil {
-				return nil
-			}
-			time.Sleep(10 * time.Millisecond)
+		if err := process.Down(n.root); err != nil {
+			return err
 		}
 		return os.RemoveAll(n.root)
 	}
-}
-
-// owns tells whether a process is the supervisor of this node: the file that names it may be old.
-func (n *node) owns(pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(args), n.root)
 }
