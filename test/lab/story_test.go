@@ -138,11 +138,11 @@ func once(phase string, do func()) func(string) {
 // giveCA brings the CA of one host to others, as an operator does.
 func (s *story) giveCA(from *Host, to ...*Host) {
 	s.t.Helper()
-	for _, name := range []string{"ca.crt", "ca.key"} {
+	for name, mode := range map[string]os.FileMode{"ca.crt": 0o644, "ca.key": 0o600} {
 		file := "/etc/etcd/pki/" + name
 		text := from.Run("cat", file)
 		for _, h := range to {
-			h.Write(file, 0o600, text)
+			h.Write(file, mode, text)
 		}
 	}
 }
