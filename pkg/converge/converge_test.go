@@ -280,7 +280,7 @@ func (n noting) Apply(ctx context.Context) error {
 
 func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
 	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
-		return converge.Diff{{What: "etcd", Have: "silent"}}, errors.New("port 2379 is closed")
+		return converge.Diff{{What: "etcd", Have: "silent"}}, fmt.Errorf("port 2379 is closed: %w", context.DeadlineExceeded)
 	})
 	for _, limit := range []string{"of the step", "of the run"} {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -297,8 +297,8 @@ func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
 		if asked != 1 || errs.StatusOf(r.Err) != errs.Timeout || !slices.Equal(got[max(0, len(got)-2):], []string{"first", "last"}) {
 			t.Errorf("the limit %s: %v (%d), hints %q, asked %d times", limit, r.Err, errs.StatusOf(r.Err), got, asked)
 		}
-		if !strings.Contains(r.Err.Error(), "port 2379 is closed") {
-			t.Errorf("the limit %s: %v lacks the reason", limit, r.Err)
+		if !strings.Contains(r.Err.Error(), "etcd: silent; port 2379 is closed") || strings.Contains(r.Err.Error(), "deadline") {
+			t.Errorf("the limit %s: %v does not tell the reason alone", limit, r.Err)
 		}
 	}
 }

@@ -226,10 +226,7 @@ func (r *runner) await(whole, ctx context.Context, s Step, diff Diff, err error)
 
 // explain turns the error of a step into what the user reads: an expired limit says what it waited for.
 func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
-	left := diff.String()
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-		left = strings.TrimPrefix(left+"; "+err.Error(), "; ")
-	}
+	left := strings.Trim(diff.String()+"; "+cause(err), "; ")
 	switch {
 	case whole.Err() != nil:
 		what := s.Short
@@ -257,6 +254,20 @@ func explain(whole, ctx context.Context, s Step, diff Diff, err error) error {
 		e = e.Hint("%s", s.Hint)
 	}
 	return e
+}
+
+// cause is what an error says beside that a limit expired, or that the run was interrupted: that is told anyway.
+func cause(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	for _, end := range []error{context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, end) {
+			text = strings.TrimSuffix(strings.TrimSuffix(text, end.Error()), ": ")
+		}
+	}
+	return text
 }
 
 // reasons are what to show of a step that was waited for in vain.
