@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"etcdadm/certs"
@@ -19,6 +21,8 @@ type clusterView struct {
 
 	m   *etcd.Membership // nil: not asked yet
 	err error            // of asking
+
+	answers []etcd.Status // nil: not asked yet
 }
 
 func (v *clusterView) membership(ctx context.Context) (etcd.Membership, error) {
@@ -51,40 +55,50 @@ func (v *clusterView) peers(members []preflight.Member) []string {
 	return urls
 }
 
-// each calls f with the status of every other voter that answers.
-func (v *clusterView) each(ctx context.Context, f func(etcd.Status)) error {
+// statuses are those of the other voters that answer. All are asked at the same time: who is dead takes long to find out.
+func (v *clusterView) statuses(ctx context.Context) ([]etcd.Status, error) {
 	m, err := v.membership(ctx)
-	if err != nil {
-		return err
+	if err != nil || v.answers != nil {
+		return v.answers, err
 	}
-	for _, member := range m.Voters() {
-		for _, u := range member.ClientURLs {
-			if u == v.n.Config.ClientURL() {
-				continue
+	answered := make([][]etcd.Status, len(m.Voters()))
+	var all sync.WaitGroup
+	for i, member := range m.Voters() {
+		all.Go(func() {
+			for _, u := range member.ClientURLs {
+				if u == v.n.Config.ClientURL() {
+					continue
+				}
+				if s, err := v.c.Status(ctx, u); err == nil {
+					answered[i] = []etcd.Status{s}
+					break
+				}
 			}
-			if s, err := v.c.Status(ctx, u); err == nil {
-				f(s)
-				break
-			}
-		}
+		})
 	}
-	return nil
+	all.Wait()
+	v.answers = append([]etcd.Status{}, slices.Concat(answered...)...)
+	return v.answers, nil
 }
 
 func (v *clusterView) versions(ctx context.Context) ([]version.Etcd, error) {
 	var list []version.Etcd
-	err := v.each(ctx, func(s etcd.Status) {
+	all, err := v.statuses(ctx)
+	for _, s := range all {
 		if e, err := version.ParseEtcd(s.Version); err == nil {
 			list = append(list, e)
 		}
-	})
+	}
 	return list, err
 }
 
 // database is the size of the largest database among the voters.
 func (v *clusterView) database(ctx context.Context) (int64, error) {
 	size := int64(0)
-	err := v.each(ctx, func(s etcd.Status) { size = max(size, s.DBSize) })
+	all, err := v.statuses(ctx)
+	for _, s := range all {
+		size = max(size, s.DBSize)
+	}
 	return size, err
 }
 
