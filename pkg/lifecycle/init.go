@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"path"
 
 	"etcdadm/binary"
 	"etcdadm/certs"
@@ -96,7 +97,11 @@ func (n *Node) certificates(ca converge.Step, peers []string, missingOnly bool) 
 		return nil, err
 	}
 	directory := once("certificates/directory", "directory of the certificates", certs.Directory{Host: n.Host, Dir: n.Config.CertsDir})
-	steps := append(n.account(PhaseCertificates), directory, ca)
+	steps := append(n.account(PhaseCertificates), directory)
+	if path.Dir(n.Config.CertsDir) == constants.EtcdDir { // made under a careful umask, it would hide the directory in it
+		steps = append(steps, once("certificates/etcd", "directory of etcd", certs.Directory{Host: n.Host, Dir: constants.EtcdDir}))
+	}
+	steps = append(steps, ca)
 	for _, l := range leaves {
 		steps = append(steps, once("certificates/"+l.Name, l.Name+" certificate", l))
 	}
