@@ -48,6 +48,7 @@ func (f ForeignUnit) Check(context.Context) (converge.Diff, error) {
 	switch {
 	case err == nil && !f.Ours(text):
 		return nil, refuse("the unit %s was not written by etcdadm", f.Host.Path(constants.UnitFile)).
+			Hint("if its member is to go on, hand it over: see \"From a unit made by hand\" in docs/migrate.md").
 			Hint("if nobody needs it any more: systemctl disable --now %s; mv %[2]s %[2]s.old", constants.Unit, f.Host.Path(constants.UnitFile))
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
