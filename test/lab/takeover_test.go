@@ -29,6 +29,7 @@ func (s *story) retire(ca *retired.CA, hosts ...*Host) {
 		h.Run("sh", "-ec", `mkdir -p /opt/bin /var/cache/etcdadm/etcd/v$0
 			cp /mirror/v$0/bin/etcd /mirror/v$0/bin/etcdctl /opt/bin/
 			cp /mirror/v$0/*.tar.gz /var/cache/etcdadm/etcd/v$0/
+			chmod 0700 /etc/etcd /etc/etcd/pki # by a careful umask
 			systemctl daemon-reload; systemctl enable --quiet etcd; systemctl start --no-block etcd`, s.version)
 	}
 	for i, h := range hosts {
@@ -169,6 +170,26 @@ func TestTakeoverOfOneMember(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node of the retired etcdadm can be reset without having been taken over: callers exchange the program, and go on.
+func TestResetOfANodeOfTheRetiredEtcdadm(t *testing.T) {
+	s := begin(t, 1, current)
+	h := s.Hosts[0]
+	ca, err := retired.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.retire(ca, h)
+	s.etcdadm(h, "reset")
+	left := h.Run("sh", "-c", "find /etc/etcd /etc/etcdadm /opt/bin /var/lib/etcd /etc/systemd/system/etcd.service /etc/systemd/system/*/etcd.service ! -type d 2>/dev/null | sort")
+	if want := "/etc/etcd/pki/ca.crt\n/etc/etcd/pki/ca.key\n"; left != want {
+		t.Errorf("a reset leaves\n%s\nwant\n%s", left, want)
+	}
+	if state, err := h.Exec("systemctl", "is-active", "etcd"); err == nil {
+		t.Errorf("etcd is %s", state)
+	}
+	s.etcdadm(h, "reset")
 }
 
 // Three members are taken over one after the other, each by a run that is killed somewhere and run again: the cluster
