@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io/fs"
 
 	"etcdadm/pkg/errs"
@@ -21,6 +22,7 @@ func ClientTLS(h *host.Host, dir, leaf string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	anew := fmt.Sprintf("issue them anew: rm %s %s, then etcdadm init phase certificates, or etcdadm join phase certificates URL", p.crt.real, p.key.real)
 	for _, f := range []part{ca.crt, p.crt, p.key} {
 		switch {
 		case f.absent():
@@ -29,11 +31,15 @@ func ClientTLS(h *host.Host, dir, leaf string) (*tls.Config, error) {
 		case f.hidden:
 			return nil, unreadable(f.path, fs.ErrPermission)
 		case f.problem != "":
-			return nil, errs.New(errs.Verification, "%s %s", f.path, f.problem)
+			e := errs.New(errs.Verification, "%s %s", f.path, f.problem)
+			if f.path == ca.crt.path {
+				return nil, e.Hint("bring ca.crt from another member of the cluster")
+			}
+			return nil, e.Hint("%s", anew)
 		}
 	}
 	if !p.usable() {
-		return nil, errs.New(errs.Verification, "%s does not belong to %s", p.key.path, p.crt.path)
+		return nil, errs.New(errs.Verification, "%s does not belong to %s", p.key.path, p.crt.path).Hint("%s", anew)
 	}
 	pool := x509.NewCertPool()
 	for _, c := range ca.chain {

@@ -148,14 +148,10 @@ func TestClientTLSErrors(t *testing.T) {
 
 	place(t, h, "etcdctl-etcd-client.key", []byte("x"), 0o600)
 	_, err = ClientTLS(h, dir, EtcdctlName)
-	if errs.StatusOf(err) != errs.Verification || err.Error() != "/etc/etcd/pki/etcdctl-etcd-client.key holds no PEM private key" {
-		t.Error(err)
-	}
+	wantError(t, err, errs.Verification, "/etc/etcd/pki/etcdctl-etcd-client.key holds no PEM private key", "etcdctl-etcd-client.key, then etcdadm init phase certificates")
 	place(t, h, "etcdctl-etcd-client.key", file(t, h, "server.key"), 0o600)
 	_, err = ClientTLS(h, dir, EtcdctlName)
-	if errs.StatusOf(err) != errs.Verification || err.Error() != "/etc/etcd/pki/etcdctl-etcd-client.key does not belong to /etc/etcd/pki/etcdctl-etcd-client.crt" {
-		t.Error(err)
-	}
+	wantError(t, err, errs.Verification, "/etc/etcd/pki/etcdctl-etcd-client.key does not belong to /etc/etcd/pki/etcdctl-etcd-client.crt", "etcdctl-etcd-client.key, then etcdadm init phase certificates")
 }
 
 // TestDescribe: what status shows, of a node that is well and of one that is not.
