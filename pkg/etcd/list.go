@@ -222,7 +222,7 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 	list := unheard(strings.Join(problems, "; "))
 	switch {
 	case ctx.Err() != nil && learners+certificates == 0:
-		return answer{}, fmt.Errorf("no endpoint of the cluster answered (%s): %w", list, ctx.Err())
+		return answer{}, fmt.Errorf("no endpoint of the cluster answered (%s): %w", string(list), ctx.Err())
 	case learners > 0:
 		return answer{}, errs.New(errs.Precondition, "no voter of the cluster answers (%w)", list).
 			Hint("name the client URL of a member that votes")

@@ -182,7 +182,7 @@ func (n *Node) podVersion() (version.Etcd, bool, error) {
 		return version.Etcd{}, false, err
 	}
 	v, err := version.ParseEtcd(text)
-	return v, err == nil, nil //nolint:nilerr // the image of somebody else
+	return v, err == nil, nil
 }
 
 // owner is to whom the data and the keys of etcd belong.

@@ -271,8 +271,8 @@ func (n *Node) describeCertificates(_ context.Context, s *Status) error {
 
 // describeDrift runs the list of init, checked only, over what any member needs.
 func (n *Node) describeDrift(ctx context.Context, s *Status) error {
-	if n.Unstored != nil { // from what?
-		return nil
+	if n.Unstored != nil {
+		return nil //nolint:nilerr // there is nothing to differ from
 	}
 	phases, err := converge.Only(Init(n, InitOptions{}), PhaseInstall, PhaseCertificates, PhaseConfigure, PhaseStart, PhaseEtcdctl)
 	if err != nil {
