@@ -69,10 +69,11 @@ func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 	return nil, nil
 }
 
-// startsAgain tells whether etcd has ended a moment ago, and systemd is about to start it with what is wanted. Whether it
-// comes up in the end is for others to await.
+// startsAgain tells whether etcd has ended for the first time since it was started, and systemd is about to start it with
+// what is wanted. Whether it comes up in the end is for others to await. One that has ended more often is started by us:
+// what made it end may be mended, and systemd counts from the beginning then.
 func (r unitRunning) startsAgain(u shown) (bool, error) {
-	if u["SubState"] != "auto-restart" || u.number("NRestarts") >= manyStarts || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
+	if u["SubState"] != "auto-restart" || u.number("NRestarts") > 0 || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
 		return false, nil
 	}
 	text, err := r.host.ReadFile(constants.EnvFile)

@@ -227,9 +227,9 @@ func TestAUnitBetweenTwoStartsIsLeftToSystemd(t *testing.T) {
 		restarts     int
 		digest, want string
 	}{
-		{2, "one", ""},
-		{2, "two", "etcd: between two starts (exit status 7), want running"},
-		{3, "one", "etcd: between two starts (exit status 7), want running"},
+		{0, "one", ""},
+		{0, "two", "etcd: between two starts (exit status 7), want running"},
+		{1, "one", "etcd: between two starts (exit status 7), want running"},
 	} {
 		writeState(fakeState{ActiveState: "activating", SubState: "auto-restart", NRestarts: c.restarts, ExecMainCode: cldExited, ExecMainStatus: 7, Result: "exit-code"})
 		if got := gapOf(t, m.Running(c.digest)); got != c.want {
