@@ -32,8 +32,9 @@ func newSnapshotSave(a *app) *cobra.Command {
 		Short: "Save a snapshot from the member on this node, and verify it",
 		Long: `Stream a snapshot from the member on this node into a file, verify its digest and its contents at once, and give it its
 name only then. The file is readable for its owner alone. A file that exists is not overwritten.`,
-		Example: `  etcdadm snapshot save /var/backups/etcd/backup.db`,
-		Args:    oneArg("the name of a file"),
+		Example: `  mkdir -p -m 0700 /var/backups/etcd
+  etcdadm snapshot save /var/backups/etcd/backup.db`,
+		Args: oneArg("the name of a file"),
 		RunE: func(c *cobra.Command, args []string) error {
 			n, err := a.node("snapshot", given)
 			if err != nil {
