@@ -234,7 +234,7 @@ func (e unitEnabled) Check(ctx context.Context) (converge.Diff, error) {
 // Apply makes or removes the links.
 func (e unitEnabled) Apply(ctx context.Context) error {
 	if e.want {
-		return e.run(ctx, "enable", constants.Unit)
+		return e.run(ctx, "enable", "--no-reload", constants.Unit) // what is read at boot only
 	}
 	return e.run(ctx, "disable", constants.Unit)
 }

@@ -125,11 +125,15 @@ func (n *Node) startPhase() converge.Phase {
 				Hint("run the phase configure first, or the whole command")
 		}
 		running := backend.Running(digest)
-		steps := []converge.Step{once("start/enabled", "etcd starts at boot", backend.Enabled())}
+		var steps []converge.Step
 		if d, err := running.Check(ctx); err == nil && len(d) > 0 {
 			steps = append(steps, n.mayBeAway(ctx)...)
 		}
-		return append(steps, converge.Step{Name: "start/running", Short: "etcd runs", Want: running, Within: constants.StopTimeout + constants.StartTimeout, Why: n.why}), nil
+		return append(steps,
+			converge.Step{Name: "start/running", Short: "etcd runs", Want: running, Within: constants.StopTimeout + constants.StartTimeout, Why: n.why},
+			// Behind, as other nodes may be waiting for this one to start.
+			once("start/enabled", "etcd starts at boot", backend.Enabled()),
+		), nil
 	}}
 }
 
