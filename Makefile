@@ -43,8 +43,9 @@ lab: mirror ## Play the stories that need real hosts: several Debians with syste
 soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on
 	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED))
 
-bench: build mirror ## Measure init, join, install and the binary against bare etcd
+bench: build mirror ## Measure init, join, install and the binary against bare etcd, here and on the hosts of the lab
 	$(GO) run ./test/bench
+	$(GO) test -run '^$$' -bench Hosts -benchtime 1x -timeout 30m ./test/lab
 
 mirror: ## Build real etcd releases from Go modules; the last line is the path of the mirror
 	@$(GO) run ./test/mirror

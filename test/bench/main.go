@@ -13,9 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"text/tabwriter"
-	"time"
 
+	"etcdadm/test/measure"
 	"etcdadm/test/release"
 )
 
@@ -46,12 +45,6 @@ type options struct {
 	only             []string
 }
 
-// A row is one line of the table. Value and Bare are as people read them.
-type row struct {
-	what, value, bare, ratio, target string
-	missed                           bool
-}
-
 var errMissed = errors.New("a target is missed")
 
 func run(ctx context.Context, o options) (err error) {
@@ -74,10 +67,10 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	var rows []row
+	var rows []measure.Row
 	for _, m := range []struct {
 		name string
-		run  func(context.Context) ([]row, error)
+		run  func(context.Context) ([]measure.Row, error)
 	}{
 		{"init", b.init}, {"join", b.join}, {"second", b.second}, {"no-op", b.noop}, {"install", b.install},
 		{"binary", b.binary}, {"--help", b.help}, {"peak", b.memory},
@@ -94,7 +87,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	fmt.Printf("etcd %s, %d cores, load %s at the start, medians of %d runs (init %d, join %d, second join %d) with their quartiles\n\n",
 		o.version, runtime.NumCPU(), strings.Fields(string(load))[0], o.runs, 3*o.runs, 2*o.runs, max(o.runs/4, 5))
-	if show(rows) && o.check {
+	if measure.Show(os.Stdout, rows) && o.check {
 		return errMissed
 	}
 	return nil
@@ -107,41 +100,4 @@ func (o options) wants(name string) bool {
 		}
 	}
 	return len(o.only) == 0
-}
-
-// show prints the table and tells whether a target is missed.
-func show(rows []row) (missed bool) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WHAT\tETCDADM\tBARE\tRATIO\tTARGET\t")
-	for _, r := range rows {
-		verdict := ""
-		switch {
-		case r.missed:
-			verdict, missed = "not reached", true
-		case r.target != "":
-			verdict = "reached"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.what, r.value, r.bare, r.ratio, r.target, verdict)
-	}
-	_ = w.Flush()
-	return missed
-}
-
-// against is a row that compares two medians; limit is the ratio to keep.
-func against(what string, ours, bare []time.Duration, limit float64) row {
-	a, b := median(ours), median(bare)
-	ratio := a.Seconds() / b.Seconds()
-	return row{
-		what: what, value: spread(ours), bare: spread(bare), ratio: fmt.Sprintf("%.2f", ratio),
-		target: fmt.Sprintf("ratio <= %.2f", limit), missed: ratio > limit,
-	}
-}
-
-// within is a row that compares a median with a limit of its own; 0: there is none.
-func within(what string, times []time.Duration, limit time.Duration) row {
-	r := row{what: what, value: spread(times)}
-	if limit > 0 {
-		r.target, r.missed = "<= "+limit.String(), median(times) > limit
-	}
-	return r
 }

@@ -10,12 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"etcdadm/test/measure"
 	"etcdadm/test/release"
 )
 
@@ -55,7 +54,7 @@ func turns(ctx context.Context, n int, sides ...func() error) error {
 
 // init: from exec to the first linearizable read over mTLS. etcdadm makes its certificates within that time, the bare
 // etcd has them already.
-func (b *bench) init(ctx context.Context) ([]row, error) {
+func (b *bench) init(ctx context.Context) ([]measure.Row, error) {
 	n := b.node("init", "127.81.0.1")
 	if err := n.install(ctx); err != nil {
 		return nil, err
@@ -81,22 +80,22 @@ func (b *bench) init(ctx context.Context) ([]row, error) {
 			bare = append(bare, time.Since(began))
 			return err
 		})
-	return []row{against("init", ours, bare, 1.15), within("init, without waiting for etcd", own, 250*time.Millisecond)}, err
+	return []measure.Row{measure.Against("init", ours, bare, 1.15), measure.Within("init, without waiting for etcd", own, 250*time.Millisecond)}, err
 }
 
 // join: from exec to the first linearizable read through the new voter, which began as a learner. Each run has a new
 // cluster of one: a member that has just joined cannot leave for the next five seconds.
-func (b *bench) join(ctx context.Context) ([]row, error) {
+func (b *bench) join(ctx context.Context) ([]measure.Row, error) {
 	return b.growth(ctx, "join", 1, 2*b.runs, 1.15)
 }
 
 // second: join of a third member right after the second, where etcd has its leader be connected for five seconds first.
-func (b *bench) second(ctx context.Context) ([]row, error) {
+func (b *bench) second(ctx context.Context) ([]measure.Row, error) {
 	return b.growth(ctx, "second join", 2, max(b.runs/4, 5), 1.1)
 }
 
 // growth measures the join to a cluster of so many members, which are as new as can be.
-func (b *bench) growth(ctx context.Context, what string, members, runs int, limit float64) ([]row, error) {
+func (b *bench) growth(ctx context.Context, what string, members, runs int, limit float64) ([]measure.Row, error) {
 	var nodes []*node
 	var bares []*bare
 	var addresses []string
@@ -159,7 +158,7 @@ func (b *bench) growth(ctx context.Context, what string, members, runs int, limi
 			}
 			return nil
 		})
-	return []row{against(what, ours, bare, limit), within(what+", without waiting for etcd", own, 250*time.Millisecond)}, err
+	return []measure.Row{measure.Against(what, ours, bare, limit), measure.Within(what+", without waiting for etcd", own, 250*time.Millisecond)}, err
 }
 
 // anyBeat waits for any moment between two heartbeats of a leader: a learner gets its first entries at one, 100 ms
@@ -167,7 +166,7 @@ func (b *bench) growth(ctx context.Context, what string, members, runs int, limi
 func anyBeat() { time.Sleep(rand.N(100 * time.Millisecond)) }
 
 // noop: init on a node that is as it should be.
-func (b *bench) noop(ctx context.Context) ([]row, error) {
+func (b *bench) noop(ctx context.Context) ([]measure.Row, error) {
 	n := b.node("no-op", "127.81.0.1")
 	defer n.wipe()
 	if _, err := n.run(ctx, n.initArgs()...); err != nil {
@@ -182,11 +181,11 @@ func (b *bench) noop(ctx context.Context) ([]row, error) {
 		times = append(times, r.wall)
 		return err
 	})
-	return []row{within("no-op init", times, 150*time.Millisecond)}, err
+	return []measure.Row{measure.Within("no-op init", times, 150*time.Millisecond)}, err
 }
 
 // install: from the archive in the cache to the programs in place.
-func (b *bench) install(ctx context.Context) ([]row, error) {
+func (b *bench) install(ctx context.Context) ([]measure.Row, error) {
 	n := b.node("install", "127.81.0.1")
 	if err := n.install(ctx); err != nil {
 		return nil, err
@@ -217,19 +216,19 @@ func (b *bench) install(ctx context.Context) ([]row, error) {
 			}
 			return nil
 		})
-	return []row{against("install from the cache, against tar xzf", ours, bare, 1.2)}, err
+	return []measure.Row{measure.Against("install from the cache, against tar xzf", ours, bare, 1.2)}, err
 }
 
-func (b *bench) binary(context.Context) ([]row, error) {
+func (b *bench) binary(context.Context) ([]measure.Row, error) {
 	info, err := os.Stat(b.etcdadm)
 	if err != nil {
 		return nil, err
 	}
 	size := float64(info.Size()) / 1e6
-	return []row{{what: "binary size", value: fmt.Sprintf("%.1f MB", size), target: "<= 26 MB", missed: size > 26}}, nil
+	return []measure.Row{{What: "binary size", Value: fmt.Sprintf("%.1f MB", size), Target: "<= 26 MB", Missed: size > 26}}, nil
 }
 
-func (b *bench) help(ctx context.Context) ([]row, error) {
+func (b *bench) help(ctx context.Context) ([]measure.Row, error) {
 	var times []time.Duration
 	err := turns(ctx, max(b.runs, 50), func() error {
 		began := time.Now()
@@ -237,12 +236,12 @@ func (b *bench) help(ctx context.Context) ([]row, error) {
 		times = append(times, time.Since(began))
 		return err
 	})
-	return []row{within("--help", times, 30*time.Millisecond)}, err
+	return []measure.Row{measure.Within("--help", times, 30*time.Millisecond)}, err
 }
 
 // memory: the peak of init, with the download from the mirror. The kernel's ru_maxrss of a child counts its parent's
 // memory too; the high-water mark of the process itself is read while it lives.
-func (b *bench) memory(ctx context.Context) ([]row, error) {
+func (b *bench) memory(ctx context.Context) ([]measure.Row, error) {
 	n := b.node("memory", "127.81.0.1")
 	defer n.wipe()
 	cmd := exec.CommandContext(ctx, b.etcdadm, n.args(n.initArgs()...)...)
@@ -256,7 +255,7 @@ func (b *bench) memory(ctx context.Context) ([]row, error) {
 	for {
 		select {
 		case err := <-ended:
-			return []row{{what: "peak RSS of init", value: fmt.Sprintf("%.1f MB", float64(peak)*1024/1e6)}}, err
+			return []measure.Row{{What: "peak RSS of init", Value: fmt.Sprintf("%.1f MB", float64(peak)*1024/1e6)}}, err
 		case <-time.After(time.Millisecond):
 			peak = max(peak, highWater(cmd.Process.Pid))
 		}
@@ -276,25 +275,4 @@ func highWater(pid int) int {
 		}
 	}
 	return 0
-}
-
-func median(d []time.Duration) time.Duration { return quantile(d, 0.5) }
-
-func quantile(d []time.Duration, q float64) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(d))
-	at := q * float64(len(s)-1)
-	low := int(at)
-	high := min(low+1, len(s)-1)
-	return s[low] + time.Duration((at-float64(low))*float64(s[high]-s[low]))
-}
-
-// spread shows a median and its quartiles, in milliseconds.
-func spread(d []time.Duration) string {
-	ms := func(q float64) string {
-		return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(quantile(d, q))/1e6), ".0")
-	}
-	return fmt.Sprintf("%s ms (%s .. %s)", ms(0.5), ms(0.25), ms(0.75))
 }

@@ -17,29 +17,3 @@ func TestOwnTimeIsAllButWaitingForEtcd(t *testing.T) {
 		t.Errorf("own time %s, changed %t", got, r.Changed)
 	}
 }
-
-func TestMediansDecide(t *testing.T) {
-	ms := func(n ...int) (d []time.Duration) {
-		for _, i := range n {
-			d = append(d, time.Duration(i)*time.Millisecond)
-		}
-		return d
-	}
-	if m := median(ms(9, 1, 2, 4)); m != 3*time.Millisecond {
-		t.Errorf("median %s, want 3ms", m)
-	}
-	for _, c := range []struct {
-		row    row
-		missed bool
-	}{
-		{against("a", ms(115, 1, 900), ms(100, 2, 800), 1.15), false},
-		{against("a", ms(116, 1, 900), ms(100, 2, 800), 1.15), true},
-		{within("a", ms(150), 150*time.Millisecond), false},
-		{within("a", ms(151), 150*time.Millisecond), true},
-		{within("a", ms(151), 0), false},
-	} {
-		if c.row.missed != c.missed {
-			t.Errorf("%+v: missed should be %t", c.row, c.missed)
-		}
-	}
-}

@@ -30,7 +30,7 @@ type story struct {
 	version, bin string
 }
 
-func begin(t *testing.T, hosts int, version string) *story {
+func begin(t testing.TB, hosts int, version string) *story {
 	t.Helper()
 	mirror := release.Get(t)
 	bin, err := etcdadm()
