@@ -9,6 +9,7 @@ package kubelet
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/md5" //nolint:gosec // a name, as with the kubelet
 	"errors"
@@ -35,6 +36,7 @@ type Kubelet struct {
 	Root      string                             // of the machine
 	Manifests string                             // the directory that is read: a real path
 	Image     func(image string) (string, error) // the directory of an image's programs
+	Every     time.Duration                      // between two looks at the manifests; 0: look
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -45,7 +47,7 @@ type Kubelet struct {
 	starts   int
 }
 
-// look is the pause between two looks at the manifests.
+// look is the pause between two looks at the manifests where Every does not say.
 const look = 10 * time.Millisecond
 
 // faster is how many times as often as it should a kubelet probes.
@@ -59,7 +61,7 @@ func (k *Kubelet) Start() {
 		defer close(k.done)
 		for ctx.Err() == nil {
 			k.sync()
-			time.Sleep(look)
+			_ = sleep(ctx, cmp.Or(k.Every, look))
 		}
 		k.replace(nil)
 	}()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,7 +86,9 @@ func (m *machine) hidden(args ...string) process.Result {
 
 func TestAPodWhoseProcessIsHiddenIsToldByItsPorts(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, "m", current).up()
+	m := newMachine(t, "m", current)
+	m.Every = 2 * time.Second // what etcdadm does not wait for has not come about when it ends
+	m.up()
 	m.must(m.hidden("init"))
 	m.sound(1)
 	if r := m.must(m.hidden("init")); r.Changed {
