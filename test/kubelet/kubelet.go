@@ -275,7 +275,7 @@ func (p *pod) container(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(rootfs) //nolint:errcheck // an empty directory
+	defer os.Remove(rootfs)
 	c := container{
 		Image: image, RootFS: rootfs, Command: append(slices.Clone(spec.Command), spec.Args...), Env: []string{"PATH=/usr/local/bin"},
 		ReadOnly: spec.SecurityContext.ReadOnlyRootFilesystem != nil && *spec.SecurityContext.ReadOnlyRootFilesystem,
@@ -317,8 +317,11 @@ func (p *pod) container(ctx context.Context, n int) error {
 
 // watch probes a container, and stops it when the pod is to stop, or when it does not answer.
 func (p *pod) watch(ctx context.Context, cmd *exec.Cmd, spec corev1.Container) error {
-	exit := make(chan error, 1)
-	go func() { exit <- cmd.Wait() }()
+	exit := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended is in its output
+		close(exit)
+	}()
 	probing, stopProbing := context.WithCancel(ctx)
 	defer stopProbing()
 	dead := make(chan string, 1)

@@ -215,7 +215,7 @@ func TestThreePodsMakeACluster(t *testing.T) {
 
 		// Without the others there is no quorum, which is no reason to kill the one that is left.
 		c.Stop()
-		before, probed := a.manifest(), a.Probed()
+		probed := a.Probed()
 		a.await("probes without a quorum", func() bool { return a.Probed() > probed+12 })
 		a.sound(1)
 	})
