@@ -175,9 +175,12 @@ func (n *Node) startLimit() time.Duration {
 	return backend.StartLimit()
 }
 
-// podVersion is the version of the etcd in the static pod; false when there is none of ours.
+// podVersion is the version of the etcd in the static pod; false when there is none of ours, or none to be read.
 func (n *Node) podVersion() (version.Etcd, bool, error) {
 	text, err := service.PodVersion(n.Host, n.Config.KubeletPodManifestPath)
+	if errors.Is(err, fs.ErrPermission) { // a dry run, or a status, of another user than root
+		return version.Etcd{}, false, nil
+	}
 	if err != nil || text == "" {
 		return version.Etcd{}, false, err
 	}
