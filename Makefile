@@ -34,7 +34,7 @@ demo: build ## Play the life of a three-member cluster of real etcd on this mach
 
 test: build mirror ## Run every test, the stories with real etcd included
 	$(GO) test $$($(GO) list ./... | grep -v '^etcdadm/test')
-	$(GO) test -count=1 -timeout 20m ./test/...
+	$(GO) test -count=1 -timeout 20m ./test/lab ./test/crash ./test/... # the longest ones first
 	cd test/robustness && $(GO) test -count=1 -timeout 20m ./...
 
 lab: mirror ## Play the stories that need real hosts: several Debians with systemd, on this machine, as root
