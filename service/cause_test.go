@@ -21,6 +21,7 @@ func TestCauseOf(t *testing.T) {
 		warn + `"request sent was ignored due to cluster ID mismatch"}`:                                                                                "a member that this one talks to is of another cluster",
 		`{"level":"fatal","msg":"discovery failed","error":"member 8e9e05c52164694d has already been bootstrapped"}`:                                   "the cluster knows this member with data that is not here",
 		`{"level":"fatal","msg":"discovery failed","error":"error validating peerURLs {...}: member count is unequal"}`:                                "the member list has changed since this node was configured",
+		`{"level":"panic","msg":"failed to update; member unknown","unknown-remote-peer-id":"54ed2aaf7d3b4030"}`:                                       "the first start of this member was cut off, and etcd cannot go on with what it had made",
 		`panic: tocommit(11) is out of range [lastIndex(3)]. Was the raft log corrupted, truncated, or lost?`:                                          "this member has lost data that it had confirmed",
 		`{"level":"fatal","msg":"failed to read WAL, cannot be repaired","error":"walpb: crc mismatch"}`:                                               "the data of this member is damaged",
 		`flag provided but not defined: -enable-v2`:                                                                                                    "etcd does not know the flag -enable-v2",

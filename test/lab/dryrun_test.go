@@ -31,11 +31,11 @@ member | grep -o '"\(revision\|raftIndex\)":[0-9]*'
 }
 
 // settled waits until etcd has done what it does by itself: some seconds after its start the cluster agrees on a version, and
-// each member on that of its storage.
+// each member on that of its storage; and the leases end of an etcdadm that was killed.
 func (s *story) settled(h *Host) {
 	s.t.Helper()
 	err := until("the etcd of "+h.Name+" to settle", func() bool {
-		return s.ask(h, "sh", "-c", member+`said=$(member) && { test -z "$said" || echo "$said" | grep -q '"storageVersion":"'"$1"; }`, client(h), s.version[:len("3.6")]).status == 0
+		return s.ask(h, "sh", "-c", member+`said=$(member) && { test -z "$said" || echo "$said" | grep -q '"storageVersion":"'"$1"; } && ! timeout 3 /opt/bin/etcdctl.sh lease list 2>/dev/null | grep -q ^65746364`, client(h), s.version[:len("3.6")]).status == 0
 	})
 	if err != nil {
 		s.t.Fatal(err)

@@ -250,7 +250,15 @@ func (s *story) writes(h *Host) (end func() int) {
 func (s *story) members(h *Host) []string {
 	s.t.Helper()
 	var got []string
-	for line := range strings.Lines(h.Run(etcdctl, "member", "list")) {
+	var list string
+	if err := until("the cluster of "+h.Name+" to tell its members", func() bool { // it may be electing
+		var err error
+		list, err = h.Exec(etcdctl, "member", "list")
+		return err == nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(list) {
 		f := strings.Split(strings.TrimSpace(line), ", ")
 		got = append(got, f[2]+" "+f[1]+" "+f[len(f)-1])
 	}
