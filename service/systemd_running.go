@@ -31,11 +31,26 @@ type unitRunning struct {
 	digest string
 }
 
+// errEnded says that a process is gone which systemd has just told of.
+var errEnded = errors.New("the process has ended meanwhile")
+
 // Check compares what the process carries with the settings and with the unit on the disk.
 func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 	if !r.live {
 		return nil, r.needed()
 	}
+	for deadline := time.Now().Add(startLimit); ; { // until systemd has seen it too
+		d, err := r.judge(ctx)
+		if !errors.Is(err, errEnded) || time.Now().After(deadline) {
+			return d, err
+		}
+		if err := pause(ctx, askAgain); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r unitRunning) judge(ctx context.Context) (converge.Diff, error) {
 	u, err := r.show(ctx)
 	if err != nil && !errors.Is(err, exec.ErrNotFound) {
 		return nil, err
@@ -90,8 +105,8 @@ func (r unitRunning) due(ctx context.Context, pid int, u shown) (string, error) 
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("whether etcd has to be restarted: %w", err)
-	case err != nil: // it ended meanwhile
-		return "not running", nil //nolint:nilerr // that is the gap
+	case err != nil:
+		return "", errEnded
 	}
 	text, err := r.unitOnDisk()
 	if err != nil {

@@ -56,6 +56,9 @@ func TestPartitionDuringJoin(t *testing.T) {
 			t.Error(err)
 		}
 		for i, h := range first {
+			if phases[i] == "health" { // it may vote by then, and one of two that is cut off takes the quorum with it
+				continue
+			}
 			put(h, "during", phases[i])
 			if m := strings.Join(s.members(h), ", "); strings.Count(m, "false") != 1 || phases[i] == "certificates" && strings.Contains(m, "true") {
 				t.Errorf("a partition at [%s]: the members are %s", phases[i], m)

@@ -8,19 +8,31 @@ import (
 )
 
 // Two nodes that join at the same moment are both learners before one of them votes: from the second voter on, etcd would
-// let the next node wait for five seconds.
+// let the next node wait for five seconds. What is the same moment on a busy machine, nobody can say: one of some tries
+// shows it.
 func TestBothAreAddedBeforeOneIsPromoted(t *testing.T) {
 	s := begin(t, 3, current)
 	a, b, c := s.Hosts[0], s.Hosts[1], s.Hosts[2]
 	s.etcdadm(a, "init")
 	s.giveCA(a, b, c)
-	if err := s.together(b, c); err != nil {
-		t.Fatal(err)
-	}
-	s.wants(a, b, c)
-	s.serves(a, b, c)
-	if got, want := changes(a), []string{"voter", "learner", "learner", "promoted", "promoted"}; !slices.Equal(got, want) {
-		t.Errorf("the members came as %q, want %q", got, want)
+	want := []string{"learner", "learner", "promoted", "promoted"}
+	for try := 1; ; try++ {
+		before := len(changes(a))
+		if err := s.together(b, c); err != nil {
+			t.Fatal(err)
+		}
+		s.wants(a, b, c)
+		s.serves(a, b, c)
+		got := changes(a)[before:]
+		if slices.Equal(got, want) {
+			return
+		}
+		if try == 4 {
+			t.Fatalf("the members came as %q, want %q", got, want)
+		}
+		s.etcdadm(b, "reset")
+		s.etcdadm(c, "reset")
+		s.giveCA(a, b, c)
 	}
 }
 
