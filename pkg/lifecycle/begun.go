@@ -11,6 +11,10 @@ import (
 	"etcdadm/service"
 )
 
+// secondLook is how long an etcd has to be seen to have ended for good. At the moment of a new start its last one is told of
+// without its reason: the log of the new one is what is read then.
+const secondLook = time.Second
+
 // begun is etcd answering on this node, where it starts for the first time. It begins only with the very members that its
 // cluster has. When one came or left since this one was told of them, it is told anew; whoever keeps etcd running starts
 // it again.
@@ -27,6 +31,7 @@ func (b begun) Apply(ctx context.Context) error {
 	answers := b.n.alive(b)
 	tick := time.NewTicker(constants.PollInterval)
 	defer tick.Stop()
+	var failing time.Time
 	for {
 		d, err := answers.Check(ctx)
 		if err == nil && len(d) == 0 {
@@ -35,7 +40,12 @@ func (b begun) Apply(ctx context.Context) error {
 		if errors.Is(err, service.ErrMembersChanged) {
 			err = b.tell(ctx, err)
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			failing = time.Time{}
+		case failing.IsZero():
+			failing = time.Now()
+		case time.Since(failing) > secondLook:
 			return err
 		}
 		select {
