@@ -3,7 +3,6 @@ package lab
 import (
 	"bufio"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -31,12 +30,8 @@ type story struct {
 	version, bin string
 }
 
-// begin brings up the hosts of a story. Stories are played side by side: they wait most of the time.
 func begin(t testing.TB, hosts int, version string) *story {
 	t.Helper()
-	if t, ok := t.(*testing.T); ok {
-		t.Parallel()
-	}
 	mirror := release.Get(t)
 	bin, err := etcdadm()
 	if err != nil {
@@ -78,9 +73,6 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	built = dir
-	if f := flag.Lookup("test.parallel"); f != nil {
-		_ = f.Value.Set("4")
-	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
