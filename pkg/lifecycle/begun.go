@@ -11,9 +11,9 @@ import (
 	"etcdadm/service"
 )
 
-// secondLook is how long an etcd has to be seen to have ended for good. At the moment of a new start its last one is told of
-// without its reason: the log of the new one is what is read then.
-const secondLook = time.Second
+// secondLook is how long an etcd has to be seen to have ended for good: longer than systemd waits before it starts it again.
+// The next start may find the cluster that this one did not, and at its beginning the log tells no reason of the last one.
+const secondLook = 5 * time.Second
 
 // begun is etcd answering on this node, where it starts for the first time. It begins only with the very members that its
 // cluster has. When one came or left since this one was told of them, it is told anew; whoever keeps etcd running starts

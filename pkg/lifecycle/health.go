@@ -58,6 +58,7 @@ func (n *Node) local(want func(*etcd.Cluster) converge.Checker) converge.Checker
 
 // alive is a Checker that gives up when etcd does not stay up, and then tells what etcd said last.
 func (n *Node) alive(want converge.Checker) converge.Checker {
+	before := -1 // starts that were there when we came: what made etcd end then may be mended
 	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 		d, err := want.Check(ctx)
 		if err == nil && len(d) == 0 || n.Host.ReadOnly() {
@@ -68,7 +69,10 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 			return nil, berr
 		}
 		s, serr := backend.State(ctx)
-		if serr != nil || s.Running && s.Restarts < 3 || s.LastExit == "" {
+		if before < 0 && serr == nil {
+			before = s.Restarts
+		}
+		if serr != nil || s.Running && s.Restarts < before+3 || s.LastExit == "" {
 			return d, err
 		}
 		return nil, service.NotUp(backend, s.LastExit)
