@@ -152,11 +152,12 @@ func (r unitRunning) Apply(ctx context.Context) error {
 	if err := r.run(ctx, verb, "--no-block", constants.Unit); err != nil {
 		return err
 	}
-	return r.started(ctx, u.pid())
+	return r.started(ctx, u.pid(), u.number("NRestarts"))
 }
 
-// started waits until an etcd runs that is not the one before. One that keeps ending is given up.
-func (r unitRunning) started(ctx context.Context, before int) error {
+// started waits until an etcd runs that is not the one before. One that keeps ending is given up: systemd counts its starts
+// anew when it has begun with what it was asked for, and tells of those before until then.
+func (r unitRunning) started(ctx context.Context, before, starts int) error {
 	limit := startLimit
 	if before != 0 {
 		limit += constants.StopTimeout + stopMargin
@@ -167,6 +168,10 @@ func (r unitRunning) started(ctx context.Context, before int) error {
 			return err
 		}
 		pid := u.pid()
+		again := u.number("NRestarts")
+		if again < starts {
+			starts = 0
+		}
 		switch {
 		case pid != 0 && pid != before:
 			env, err := r.host.Environ(pid)
@@ -177,7 +182,7 @@ func (r unitRunning) started(ctx context.Context, before int) error {
 				return errs.New(errs.Failed, "etcd was started with other settings than wanted: %s was not written for them", constants.EnvFile).
 					Hint("write it first: etcdadm init phase configure, or etcdadm join phase configure URL")
 			}
-		case pid == 0 && (u.idle() || u.number("NRestarts") >= manyStarts):
+		case pid == 0 && (u.idle() || again >= starts+manyStarts):
 			return NotUp(r.systemd, r.ended(u))
 		case time.Now().After(deadline):
 			return errs.New(errs.Timeout, "etcd has not started within %s: the unit is %s (%s)", limit, u["ActiveState"], u["SubState"]).
