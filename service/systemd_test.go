@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -234,6 +235,26 @@ func TestAUnitBetweenTwoStartsIsLeftToSystemd(t *testing.T) {
 		writeState(fakeState{ActiveState: "activating", SubState: "auto-restart", NRestarts: c.restarts, ExecMainCode: cldExited, ExecMainStatus: 7, Result: "exit-code"})
 		if got := gapOf(t, m.Running(c.digest)); got != c.want {
 			t.Errorf("started again %d times, and %s is wanted: gap %q, want %q", c.restarts, c.digest, got, c.want)
+		}
+	}
+}
+
+// Right after it was asked to start etcd, systemd still tells how often it had started the one before.
+func TestStartsOfBeforeAreNotCounted(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	if err := m.run(t.Context(), "daemon-reload"); err != nil {
+		t.Fatal(err)
+	}
+	defer writeState(fakeState{ActiveState: "inactive", SubState: "dead"})
+	writeState(fakeState{ActiveState: "activating", SubState: "auto-restart", NRestarts: 4, Result: "exit-code"})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	for _, before := range []int{1, 4} {
+		waits := before == 4
+		err := unitRunning{m.systemd, "one"}.started(ctx, 0, before)
+		if errors.Is(err, context.DeadlineExceeded) != waits {
+			t.Errorf("with 4 starts told, %d of them from before: %v", before, err)
 		}
 	}
 }
