@@ -20,7 +20,7 @@ GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -
 LINT_VERSION := v2.15.0
 LINT         := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build demo test lab soak bench mirror lint docs verify clean
+.PHONY: help build demo test lab power soak bench mirror lint docs verify clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: build mirror ## Run every test, the stories with real etcd included
 
 lab: mirror ## Play the stories that need real hosts: several Debians with systemd, on this machine, as root
 	LAB=required $(GO) test -count=1 -timeout 20m -v ./test/lab
+
+power: mirror ## Cut the power of a host at every call of init, join, reset, restore, renewal and new settings; goes on where it ended
+	POWER_ALL=1 LAB=required $(GO) test -count=1 -timeout 12h -v -run 'TestPowerOffAnywhere$$' ./test/lab
 
 soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on
 	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED))

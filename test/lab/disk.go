@@ -159,6 +159,26 @@ func (h *Host) LoseDisk() {
 	}
 }
 
+// Keep turns the host off, and keeps a copy of its disk for Rewind.
+func (h *Host) Keep() {
+	h.lab.t.Helper()
+	if err := errors.Join(h.kill(), h.detach(), copyImage(h.image(), h.kept())); err != nil {
+		h.lab.t.Fatal(err)
+	}
+}
+
+// rewind turns the host off, and makes its disk what it was when it was kept.
+func (h *Host) rewind() error {
+	return errors.Join(h.kill(), h.detach(), copyImage(h.kept(), h.image()))
+}
+
+func (h *Host) kept() string { return h.image() + ".kept" }
+
+func copyImage(from, to string) error {
+	_, err := run("cp", "--sparse=always", from, to)
+	return err
+}
+
 // DiskFull takes all free space of the disk.
 func (h *Host) DiskFull() {
 	h.lab.t.Helper()

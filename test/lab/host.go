@@ -7,11 +7,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"etcdadm/test/syscalls"
 )
 
 // Host is one machine of a lab. Its methods that return nothing end the test when the lab itself fails.
@@ -69,6 +74,20 @@ func (h *Host) Program(p Program) error {
 	}
 	name := h.Name + ": " + strings.Join(p.Args, " ")
 	return h.runs(program{Name: name, Args: append(enter, p.Args...), In: p.In, Out: p.Out, Err: p.Err})
+}
+
+// Watch is Program with a watch over its system calls. The power may be cut in one.
+func (h *Host) Watch(w syscalls.Watch, p Program) error {
+	enter, err := h.enter()
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread() // see program.run
+	defer runtime.UnlockOSThread()
+	c := exec.Command(enter[0], append(enter[1:], p.Args...)...) //nolint:gosec // this is what a host is for
+	c.Stdin, c.Stdout, c.Stderr = p.In, p.Out, p.Err
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return w.Run(c)
 }
 
 // runs runs a program of this machine that is, or enters, the host: under its clock.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"etcdadm/test/release"
+	"etcdadm/test/syscalls"
 )
 
 const (
@@ -32,12 +33,18 @@ type story struct {
 
 func begin(t testing.TB, hosts int, version string) *story {
 	t.Helper()
+	return beginOn(Up, t, hosts, version)
+}
+
+// beginOn is begin with a lab of its own kind.
+func beginOn(up func(testing.TB, int, ...Mount) *Lab, t testing.TB, hosts int, version string) *story {
+	t.Helper()
 	mirror := release.Get(t)
 	bin, err := etcdadm()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &story{Up(t, hosts, Mount{From: string(mirror), To: "/mirror"}), version, bin}
+	s := &story{up(t, hosts, Mount{From: string(mirror), To: "/mirror"}), version, bin}
 	for _, h := range s.Hosts {
 		s.prepare(h)
 	}
@@ -67,6 +74,7 @@ var etcdadm = sync.OnceValues(func() (string, error) {
 var built string
 
 func TestMain(m *testing.M) {
+	syscalls.Main()
 	dir, err := os.MkdirTemp("", "etcdadm-lab-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
