@@ -91,14 +91,18 @@ func Command(args []string, env ...string) *exec.Cmd {
 }
 
 // Finish starts such a process and waits for its end.
-func Finish(c *exec.Cmd) (Result, error) {
+func Finish(c *exec.Cmd) (Result, error) { return FinishBy(c, (*exec.Cmd).Run) }
+
+// FinishBy is Finish with another way to run it.
+func FinishBy(c *exec.Cmd, run func(*exec.Cmd) error) (Result, error) {
 	var out, told strings.Builder
 	c.Stdout, c.Stderr = &out, &told
-	err := c.Run()
+	args := c.Args[1:]
+	err := run(c)
 	if c.ProcessState == nil {
 		return Result{}, err
 	}
-	r := Result{Args: c.Args[1:], Status: c.ProcessState.ExitCode(), Stdout: out.String(), Stderr: told.String()}
+	r := Result{Args: args, Status: c.ProcessState.ExitCode(), Stdout: out.String(), Stderr: told.String()}
 	if ws, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok {
 		r.Killed = ws.Signaled() && ws.Signal() == syscall.SIGKILL
 	}
