@@ -20,7 +20,7 @@ GO_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -
 LINT_VERSION := v2.15.0
 LINT         := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)/golangci-lint
 
-.PHONY: help build demo test lab power soak bench mirror lint docs verify clean
+.PHONY: help build demo test lab power soak sweep bench mirror lint docs verify clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ power: mirror ## Cut the power of a host at every call of init, join, reset, res
 
 soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on
 	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED))
+
+sweep: mirror ## Kill etcdadm before each system call of STORY (N: that call only; FOR=1h), and go on where it was stopped
+	cd test/crash && SWEEP=$(or $(N),all) SWEEP_FOR=$(FOR) $(GO) test -count=1 -timeout 0 -parallel $(or $(PARALLEL),4) \
+		-run 'TestKilledBeforeAnyCall$$/$(STORY)'
 
 bench: build mirror ## Measure init, join, install and the binary against bare etcd, here and on the hosts of the lab
 	$(GO) run ./test/bench

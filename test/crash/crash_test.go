@@ -3,6 +3,9 @@
 // An operation is a sequence of acts: each change of the host or of the cluster announces itself. The tests run an
 // operation as a process of its own that dies by SIGKILL before its n-th act, for every n, run it again, and compare
 // the end with that of a run that nobody disturbed. A third run must find nothing to do.
+//
+// Acts are where etcdadm knows that it changes something. The sharper test kills the program that users run, before its
+// n-th system call that changes a file or talks to the network, whatever it knows.
 package crash
 
 import (
@@ -26,6 +29,7 @@ import (
 	"etcdadm/pkg/host"
 	"etcdadm/test/process"
 	"etcdadm/test/release"
+	"etcdadm/test/syscalls"
 )
 
 // The environment of an etcdadm that is watched.
@@ -35,10 +39,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	syscalls.Main()
 	process.Etcdadm(func() []host.Option { return []host.Option{host.Observe(watch())} })
-	// The tries wait for elections most of the time: more of them than processors go on side by side.
-	if f := flag.Lookup("test.parallel"); f != nil {
-		_ = f.Value.Set("8")
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given { // the tries wait for elections most of the time: more of them than processors go on side by side
+		_ = flag.Set("test.parallel", "4")
 	}
 	os.Exit(m.Run())
 }
@@ -106,10 +113,7 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 			calls = append(calls, i)
 		}
 	}
-	if s.after != nil {
-		s.after(w)
-	}
-	want := w.test.files()
+	want := s.reached(w)
 	acts := readLines(t, list)
 	if len(acts) < 5 {
 		t.Fatalf("the operation announces %d acts only: %q", len(acts), acts)
@@ -143,24 +147,36 @@ func (s story) sweep(t *testing.T, mirror release.Mirror) {
 				}
 				w.must(r) // a shorter way than the undisturbed run took
 			}
-			if killed {
-				w.runAll(s.calls(w))
-			}
-			if s.after != nil {
-				s.after(w)
-			}
-			if d := cmp.Diff(want, w.test.files()); d != "" {
-				t.Errorf("the end differs from that of an undisturbed run (-undisturbed +killed):\n%s", d)
-			}
-			for _, third := range w.runAll(s.calls(w)) {
-				if third.Changed {
-					t.Errorf("the third run changed something: %+v", third.Changes())
-				}
-			}
+			s.converges(w, killed, want)
 			w.end()
 		})
 	}
 	t.Logf("%d acts, %d of them tried", len(acts), tried)
+}
+
+// reached is the state in which the operation leaves the world, after it has looked at what the story wants.
+func (s story) reached(w *world) map[string]string {
+	w.t.Helper()
+	if s.after != nil {
+		s.after(w)
+	}
+	return w.state()
+}
+
+// converges runs the operation again if it was killed, wants the end of an undisturbed run, and then nothing more to do.
+func (s story) converges(w *world, killed bool, want map[string]string) {
+	w.t.Helper()
+	if killed {
+		w.runAll(s.calls(w))
+	}
+	if d := cmp.Diff(want, s.reached(w)); d != "" {
+		w.t.Errorf("the end differs from that of an undisturbed run (-undisturbed +killed):\n%s", d)
+	}
+	for _, third := range w.runAll(s.calls(w)) {
+		if third.Changed {
+			w.t.Errorf("the third run changed something: %+v", third.Changes())
+		}
+	}
 }
 
 // calls are the command lines of the operation.
@@ -185,6 +201,7 @@ func (w *world) runAll(calls [][]string) []process.Result {
 type world struct {
 	t        *testing.T
 	mirror   release.Mirror
+	bin      string // the built etcdadm; "": the program of this test plays it
 	test     *node
 	other    *node
 	snapshot string
@@ -193,12 +210,8 @@ type world struct {
 
 var network = process.NewNetwork(84)
 
-// slots bounds how many tries go on at the same time.
-var slots = make(chan struct{}, 4)
-
 func newWorld(t *testing.T, mirror release.Mirror) *world {
 	t.Helper()
-	slots <- struct{}{}
 	w := &world{t: t, mirror: mirror, dir: t.TempDir()}
 	w.test, w.other = w.node("test"), w.node("other")
 	t.Cleanup(func() { w.end() })
@@ -217,7 +230,6 @@ func (w *world) end() {
 		n.stop()
 	}
 	w.dir = ""
-	<-slots
 }
 
 // must wants a run to have succeeded.
@@ -236,12 +248,30 @@ type node struct {
 
 func (n *node) run(args []string, env ...string) process.Result {
 	n.w.t.Helper()
-	r, err := process.Run(append(slices.Clone(args), "--root", n.root, "-o", "json", "--timeout", "2m"), env...)
+	return n.runBy((*exec.Cmd).Run, args, env...)
+}
+
+// runBy is run with another way to run the process.
+func (n *node) runBy(run func(*exec.Cmd) error, args []string, env ...string) process.Result {
+	n.w.t.Helper()
+	if err := os.MkdirAll(n.temporary(), 0o700); err != nil {
+		n.w.t.Fatal(err)
+	}
+	c := process.Command(append(slices.Clone(args), "--root", n.root, "-o", "json", "--timeout", "2m"), append(env, "TMPDIR="+n.temporary())...)
+	if n.w.bin != "" {
+		c.Path, c.Args[0] = n.w.bin, n.w.bin
+	}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // whoever interrupts the test does not interrupt it
+	r, err := process.FinishBy(c, run)
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
 	return r
 }
+
+// temporary is the directory of temporary files of the node's etcdadm. It is beside the root: all that has to do with a
+// node has the root in its arguments or in its environment.
+func (n *node) temporary() string { return n.root + ".tmp" }
 
 // settings are the flags of a node at a version.
 func (n *node) settings(version string, more ...string) []string {
@@ -281,31 +311,85 @@ var random = []struct {
 	{regexp.MustCompile(`-[0-9a-f]{16,}`), "-FINGERPRINT"},
 	{regexp.MustCompile(`\.\d{8}T\d{6}Z(-\d+)?`), ".DATE"},
 	{regexp.MustCompile(`(?m)^(ETCDADM_DIGEST|ETCD_INITIAL_CLUSTER_TOKEN)=.*$`), "$1=DRAWN"},
+	{regexp.MustCompile(`(?m)^[0-9a-f]{13,16}, `), "ID, "},
 	{regexp.MustCompile(`127\.84\.\d+\.\d+`), "ADDRESS"},
+	{regexp.MustCompile(`socket:\[\d+\]`), "socket"},
 }
 
-// files describes everything under the root that should be the same in every try: names, modes, links, and contents
-// but for keys, certificates, data and logs. What is drawn at random or dated is left out of names and contents.
+// same is a text without what differs from try to try.
+func (w *world) same(text string) string {
+	text = strings.ReplaceAll(text, w.dir, "DIR")
+	for _, r := range random {
+		text = r.what.ReplaceAllString(text, r.as)
+	}
+	return text
+}
+
+// state describes what should be the same in every try: the files of the node under test, what runs there, and the members
+// of the cluster as each node sees them.
+func (w *world) state() map[string]string {
+	w.t.Helper()
+	state := w.test.files()
+	state["PROCESSES"] = strings.Join(w.test.processes(), ", ")
+	for _, n := range []*node{w.test, w.other} {
+		if process.Etcd(n.root) != 0 {
+			members := strings.Split(w.same(n.etcdctl("member", "list")), "\n")
+			slices.Sort(members)
+			state["MEMBERS as seen by "+n.name] = strings.Join(members, "\n")
+		}
+	}
+	return state
+}
+
+// processes are those that have to do with the node, by name.
+func (n *node) processes() []string {
+	n.w.t.Helper()
+	h := host.New("/", host.ReadOnly())
+	all, err := h.Processes()
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	var names []string
+	for _, p := range all {
+		args, err := h.Args(p.PID)
+		if err != nil || len(args) == 0 || args[0] == "" {
+			continue // it has ended
+		}
+		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
+		if !strings.Contains(strings.Join(args, " "), n.root) && !strings.Contains(string(env), n.root) {
+			continue
+		}
+		name := filepath.Base(args[0])
+		if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+			name = args[1] // what etcdadm is there for
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// files describes everything under the root that should be the same in every try, and the temporary files: names, modes,
+// links, and contents but for keys, certificates, data and logs. What is drawn at random or dated is left out of names
+// and contents.
 func (n *node) files() map[string]string {
 	n.w.t.Helper()
 	list := map[string]string{}
-	same := func(s string) string {
-		s = strings.ReplaceAll(s, n.w.dir, "DIR")
-		for _, r := range random {
-			s = r.what.ReplaceAllString(s, r.as)
-		}
-		return s
-	}
-	err := filepath.WalkDir(n.root, func(path string, d fs.DirEntry, err error) error {
+	describe := func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		rel, _ := filepath.Rel(n.root, path)
+		rel, _ := filepath.Rel(n.w.dir, path)
+		in, _ := filepath.Rel(n.root, path)
+		name := n.w.same(rel)
+		for list[name] != "" { // one more of the same kind
+			name += "+"
+		}
 		switch {
-		case strings.HasPrefix(rel, "run/"), strings.HasPrefix(rel, "var/log/"):
+		case strings.HasPrefix(in, "run/"), strings.HasPrefix(in, "var/log/"):
 			return nil // what runs is judged by asking it
 		case d.IsDir() && filepath.Base(path) == "member":
-			list[same(rel)] = "data"
+			list[name] = "data"
 			return fs.SkipDir
 		}
 		info, err := d.Info()
@@ -316,26 +400,32 @@ func (n *node) files() map[string]string {
 		switch {
 		case info.Mode()&fs.ModeSymlink != 0:
 			text, _ := os.Readlink(path)
-			entry += " " + same(text)
-		case info.Mode().IsRegular() && info.Size() < 64<<10 && !strings.Contains(rel, "pki/") && !strings.HasSuffix(rel, ".db"):
+			entry += " " + n.w.same(text)
+		case info.Mode().IsRegular() && info.Size() < 64<<10 && !strings.Contains(in, "pki/") && !strings.HasSuffix(in, ".db"):
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			entry += "\n" + same(string(data))
+			entry += "\n" + n.w.same(string(data))
 		}
-		list[same(rel)] = entry
+		list[name] = entry
 		return nil
-	})
-	if err != nil && !os.IsNotExist(err) {
-		n.w.t.Fatal(err)
+	}
+	for _, dir := range []string{n.root, n.temporary()} {
+		if err := filepath.WalkDir(dir, describe); err != nil && !os.IsNotExist(err) {
+			n.w.t.Fatal(err)
+		}
 	}
 	return list
 }
 
+// readLines returns the lines of a file, none when it is not there.
 func readLines(t *testing.T, path string) []string {
 	t.Helper()
 	f, err := os.Open(path)
+	if os.IsNotExist(err) {
+		return nil
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ var stories = []story{
 		prepare:   func(*world) {},
 		operation: initCurrent,
 		after:     serves,
-		every:     1,
+		every:     3,
 	},
 	{
 		name: "init on a half done node",
@@ -71,14 +72,14 @@ var stories = []story{
 			return append([]string{"init", "--snapshot", w.snapshot}, w.test.settings(current)...)
 		},
 		after: keeps,
-		every: 2,
+		every: 3,
 	},
 	{
 		name:      "join on a blank node",
 		prepare:   otherServes,
 		operation: joinCurrent,
 		after:     twoVoters,
-		every:     1,
+		every:     3,
 	},
 	{
 		name: "join on a node that lost its data",
@@ -140,7 +141,7 @@ var stories = []story{
 				w.t.Errorf("the old data is set aside %d times: %q", len(aside), aside)
 			}
 		},
-		every: 1,
+		every: 2,
 	},
 	{
 		name:      "join on a half done node",
@@ -195,27 +196,61 @@ var stories = []story{
 		name:    "phases of init, each a process",
 		prepare: func(*world) {},
 		phases: func(w *world) [][]string {
-			return phasesOf(initCurrent(w), "install", "certificates", "snapshot", "configure", "start", "health")
+			return phasesOf(initCurrent(w), "preflight", "install", "certificates", "snapshot", "configure", "start", "health", "etcdctl", "post-init-instructions")
 		},
-		after: func(w *world) {
-			w.must(w.test.run(append([]string{"init", "phase", "etcdctl"}, w.test.settings(current)...)))
-			serves(w)
-		},
+		after: serves,
 		every: 31,
 	},
 	{
 		name:    "phases of join, each a process",
 		prepare: otherServes,
 		phases: func(w *world) [][]string {
-			return phasesOf(joinCurrent(w), "stop", "certificates", "membership", "install", "configure", "start", "health")
+			return phasesOf(joinCurrent(w), "preflight", "stop", "certificates", "cluster", "membership", "install", "configure", "start", "health", "etcdctl")
 		},
-		after: func(w *world) {
-			if list := w.other.etcdctl("member", "list"); strings.Count(list, ", started, ") != 2 || strings.Count(list, ", false") != 2 {
-				w.t.Errorf("not two voters:\n%s", list)
-			}
-			w.other.etcdctl("put", "after", "join")
-		},
+		after: twoVoters,
 		every: 31,
+	},
+	{
+		name:    "phases of init from a snapshot, each a process",
+		prepare: otherSaves,
+		phases: func(w *world) [][]string {
+			return phasesOf(append(initCurrent(w), "--snapshot", w.snapshot), "install", "certificates", "snapshot", "configure", "start", "health", "etcdctl")
+		},
+		after: keeps,
+		every: 31,
+	},
+	{
+		name: "phases of reset, each a process",
+		prepare: func(w *world) {
+			otherServes(w)
+			w.must(w.test.run(joinCurrent(w)))
+		},
+		phases: func(*world) [][]string {
+			return phasesOf([]string{"reset"}, "preflight", "leave", "stop", "data", "certificates", "configure", "install")
+		},
+		after: left,
+		every: 31,
+	},
+	{
+		name: "certificates made anew by a phase",
+		prepare: func(w *world) {
+			w.must(w.test.run(initCurrent(w)))
+			w.test.etcdctl("put", "kept", "value")
+			pki, err := os.ReadDir(filepath.Join(w.test.root, "etc/etcd/pki"))
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			for _, e := range pki { // as callers do who renew
+				if !strings.HasPrefix(e.Name(), "ca.") && !strings.HasPrefix(e.Name(), ".") {
+					removeAll(w, filepath.Join(w.test.root, "etc/etcd/pki", e.Name()))
+				}
+			}
+		},
+		operation: func(w *world) []string {
+			return append([]string{"join", "phase", "certificates", "https://" + w.test.address + ":2379"}, w.test.settings(current)...)
+		},
+		after: keeps,
+		every: 9,
 	},
 }
 
