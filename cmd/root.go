@@ -47,6 +47,8 @@ type app struct {
 
 // Main runs one command line and returns its exit status. The options let tests watch or stop what happens to the host.
 func Main(args []string, s Streams, opts ...host.Option) errs.Status {
+	// A directory has its mode from the first moment: a run that is killed then leaves none that a careful umask has shut.
+	syscall.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// A second signal ends the process at once: whatever is killed converges when it is run again.

@@ -48,6 +48,33 @@ func TestKilledBeforeAnyCall(t *testing.T) {
 	}
 }
 
+// A directory has its mode from the moment in which it is made, whatever the umask: the run that goes on after a kill takes
+// it as it is.
+func TestADirectoryHasItsModeAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, release.Get(t))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, last := 0, ""
+	ask := func(c syscalls.Call) syscalls.Answer {
+		if info, err := os.Stat(last); err == nil && info.Mode().Perm() != 0o755 {
+			t.Errorf("%s is made with mode %s", last, info.Mode())
+		}
+		if last = ""; c.Name == "mkdirat" {
+			last = c.Path
+			made++
+		}
+		return syscalls.Continue
+	}
+	install := append([]string{"init", "phase", "install"}, w.test.settings(current)...)
+	w.must(w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: ask}.Run, install))
+	if made < 5 {
+		t.Errorf("only %d directories were made", made)
+	}
+}
+
 // sweep is all stories with the built etcdadm.
 type sweep struct {
 	ctx    context.Context // ends when no more tries are to begin

@@ -40,6 +40,7 @@ const (
 
 func TestMain(m *testing.M) {
 	syscalls.Main()
+	syscall.Umask(0o077) // what etcdadm makes has its mode all the same
 	process.Etcdadm(func() []host.Option { return []host.Option{host.Observe(watch())} })
 	flag.Parse()
 	given := false
