@@ -70,11 +70,14 @@ func fakeSystemctl(args []string) int {
 			at = string(b)
 		}
 		reload := map[bool]string{true: "yes", false: "no"}[string(loaded) != string(disk) && err == nil]
-		fmt.Printf("LoadState=loaded\nFragmentPath=%s\nDropInPaths=\nNeedDaemonReload=%s\n", at, reload)
+		known, _ := os.ReadFile(fake("dropins"))
+		fmt.Printf("LoadState=loaded\nFragmentPath=%s\nDropInPaths=%s\nNeedDaemonReload=%s\n", at, known, reload)
 		if err != nil { // read when it is asked for the first time
 			_ = os.WriteFile(fake("loaded"), disk, 0o600)
 		}
 	case "daemon-reload":
+		dropIns, _ := filepath.Glob(onFakeRoot(constants.UnitFile + ".d/*.conf"))
+		_ = os.WriteFile(fake("dropins"), []byte(strings.Join(dropIns, " ")), 0o600)
 		if len(disk) == 0 {
 			_ = os.Remove(fake("loaded"))
 			return 0

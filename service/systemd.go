@@ -120,7 +120,30 @@ func (s *systemd) show(ctx context.Context) (shown, error) {
 			u[k] = v
 		}
 	}
+	if s.unread(u) {
+		u["NeedDaemonReload"] = "yes"
+	}
 	return u, nil
+}
+
+// unread tells whether a drop-in is there that systemd does not know. Before version 253 it does not say so of one in a
+// directory that is new: it looks for it in its cache of directories.
+func (s *systemd) unread(u shown) bool {
+	dir := constants.UnitFile + ".d"
+	entries, err := s.host.ReadDir(dir)
+	if err != nil || u["LoadState"] != "loaded" {
+		return false
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if path.Ext(name) != ".conf" || name[0] == '.' || strings.ContainsAny(name, " \\") || strings.Contains(u["DropInPaths"]+" ", "/"+name+" ") {
+			continue
+		}
+		if info, err := s.host.Stat(path.Join(dir, name)); err == nil && !info.IsDir() {
+			return true
+		}
+	}
+	return false
 }
 
 func (u shown) number(property string) int {

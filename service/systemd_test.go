@@ -202,6 +202,30 @@ func TestChangedDropInsAreAReasonToRestart(t *testing.T) {
 	}
 }
 
+// systemd 252 does not tell of a drop-in in a directory that is new; it would start etcd without it.
+func TestNewDropInsAreRead(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	m.running("one")
+	dir := filepath.Join(m.root, constants.UnitFile+".d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dropIn := range []struct {
+		name string
+		read int
+	}{{"10-first.conf", 1}, {"20-second.conf", 1}, {".hidden.conf", 0}, {"notes.txt", 0}} {
+		if err := os.WriteFile(filepath.Join(dir, dropIn.name), []byte("[Service]\nNice=1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before := m.calls("daemon-reload")
+		hold(t, m.Running("one"))
+		if got := m.calls("daemon-reload") - before; got != dropIn.read {
+			t.Errorf("%s is new: systemd has read its units %d times, want %d", dropIn.name, got, dropIn.read)
+		}
+	}
+}
+
 func TestTheEndOfAUnitIsTold(t *testing.T) {
 	m := newMachine(t)
 	m.configure("one", KV{"FAKE", "fail"})
