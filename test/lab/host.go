@@ -158,6 +158,22 @@ func (h *Host) Journal(unit string) string {
 	return h.Run(args...)
 }
 
+// Path is where a file of the host is on this machine. From PowerOff or LoseDisk to Start it is nowhere.
+func (h *Host) Path(of string) string { return filepath.Join(h.root(), of) }
+
+// Process returns the number by which this machine knows the oldest process of the host that runs a program of that name,
+// 0 when there is none.
+func (h *Host) Process(program string) int {
+	oldest := 0
+	for _, pid := range processes(h.group()) {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil && strings.TrimSpace(string(name)) == program && (oldest == 0 || pid < oldest) {
+			oldest = pid
+		}
+	}
+	return oldest
+}
+
 // Kill ends every process of the host at once. What they had written stays, synced or not.
 func (h *Host) Kill() {
 	h.lab.t.Helper()

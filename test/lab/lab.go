@@ -20,7 +20,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +31,7 @@ import (
 type Lab struct {
 	Hosts []*Host // n1, n2, ...
 
-	t      testing.TB
+	t      T
 	memory bool     // the lab is kept in memory, its disks too
 	id     string   // "etcdadm-" and 6 hex digits
 	dir    string   // what the lab keeps: <dir>/n1/{disk.img,disk,root,console.log}
@@ -42,18 +41,32 @@ type Lab struct {
 	links  map[*Host]*link // those that are slow
 }
 
+// T is what a lab needs of the test that it is for. A testing.TB is one.
+type T interface {
+	Name() string
+	Helper()
+	Cleanup(func())
+	Failed() bool
+	Logf(format string, args ...any)
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
 // Mount shows a directory of the machine to every host, to read only.
 type Mount struct{ From, To string }
 
 // Up brings up n hosts, and takes them down at the end of the test. Where the lab cannot run the test is skipped, or
 // fails when LAB=required is set.
-func Up(t testing.TB, n int, mounts ...Mount) *Lab {
+func Up(t T, n int, mounts ...Mount) *Lab {
 	t.Helper()
 	return bringUp(&Lab{t: t, mounts: mounts}, n)
 }
 
 // UpInMemory is Up with disks that take memory instead of room: they are quickly brought back to what they were.
-func UpInMemory(t testing.TB, n int, mounts ...Mount) *Lab {
+func UpInMemory(t T, n int, mounts ...Mount) *Lab {
 	t.Helper()
 	return bringUp(&Lab{t: t, mounts: mounts, memory: true}, n)
 }

@@ -3,9 +3,7 @@ package lab
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -111,42 +109,22 @@ func (s *link) carry(from, to *os.File, late time.Duration) {
 }
 
 // tap makes a tap device in a network namespace. It is there until it is closed.
-func tap(space, name string) (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
-	}
-	made := make(chan result, 1)
-	go func() {
-		// A thread that has been in another namespace is of no use to others: it ends with this function.
-		runtime.LockOSThread()
-		f, err := tapHere(space, name)
-		made <- result{f, err}
-	}()
-	r := <-made
-	return r.f, r.err
-}
-
-func tapHere(space, name string) (*os.File, error) {
-	ns, err := os.Open("/run/netns/" + space)
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("enter %s: %w", space, err)
-	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	request, err := unix.NewIfreq(name)
-	if err == nil {
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
-	}
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), name), nil
+func tap(space, name string) (f *os.File, err error) {
+	err = inside(space, func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		request, err := unix.NewIfreq(name)
+		if err == nil {
+			request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+		}
+		if err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		f = os.NewFile(uintptr(fd), name)
+		return nil
+	})
+	return f, err
 }

@@ -1,8 +1,14 @@
 package lab
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"os"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The switch is a namespace with a bridge; port n1 of it leads to eth0 of n1, in the namespace of that host. The
@@ -78,4 +84,36 @@ func (l *Lab) Heal() {
 
 func (l *Lab) nft(rules string) error {
 	return feed(rules, "ip", "netns", "exec", l.bridge(), "nft", "-f", "-")
+}
+
+// Dial connects to an address of a host from outside of all hosts, as their clients do. The address is a number.
+func (l *Lab) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
+	err = inside(l.bridge(), func() (err error) {
+		c, err = new(net.Dialer).DialContext(ctx, network, address) // a socket stays in the namespace that it was made in
+		return err
+	})
+	return c, err
+}
+
+// inside calls a function on a thread that is in a network namespace.
+func inside(space string, do func() error) error {
+	end := make(chan error, 1)
+	go func() {
+		// A thread that has been in another namespace is of no use to others: it ends with this function.
+		runtime.LockOSThread()
+		end <- enterSpace(space, do)
+	}()
+	return <-end
+}
+
+func enterSpace(space string, do func() error) error {
+	ns, err := os.Open("/run/netns/" + space)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", space, err)
+	}
+	return do()
 }

@@ -37,7 +37,7 @@ func begin(t testing.TB, hosts int, version string) *story {
 }
 
 // beginOn is begin with a lab of its own kind.
-func beginOn(up func(testing.TB, int, ...Mount) *Lab, t testing.TB, hosts int, version string) *story {
+func beginOn(up func(T, int, ...Mount) *Lab, t testing.TB, hosts int, version string) *story {
 	t.Helper()
 	mirror := release.Get(t)
 	bin, err := etcdadm()
