@@ -43,8 +43,8 @@ lab: mirror ## Play the stories that need real hosts: several Debians with syste
 power: mirror ## Cut the power of a host at every call of init, join, reset, restore, renewal and new settings; goes on where it ended
 	POWER_ALL=1 LAB=required $(GO) test -count=1 -timeout 12h -v -run 'TestPowerOffAnywhere$$' ./test/lab
 
-soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on
-	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED))
+soak: build mirror ## Let etcd's model judge N clusters with random operations and faults, from SEED on; with LAB=1 on hosts
+	cd test/robustness && $(GO) run ./soak -n $(or $(N),10) $(if $(SEED),-seed $(SEED)) $(if $(LAB),-lab)
 
 sweep: mirror ## Kill etcdadm before each system call of STORY (N: that call only; FOR=1h), and go on where it was stopped
 	cd test/crash && SWEEP=$(or $(N),all) SWEEP_FOR=$(FOR) $(GO) test -count=1 -timeout 0 -parallel $(or $(PARALLEL),4) \

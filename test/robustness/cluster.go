@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,20 +16,23 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
-	"etcdadm/test/process"
+	"etcdadm/test/lab"
 	"etcdadm/test/release"
 )
 
 // patience is how long a command of etcdadm may take, and how long it is run again until it succeeds.
 const patience = 2 * time.Minute
 
-// A Cluster is a number of nodes on this machine that are administered with the built etcdadm alone. Each is a root of
-// its own with an address of its own. Not all of them need to be members.
+// A Cluster is a number of nodes that are administered with the built etcdadm alone. Each has a root and an address of
+// its own. Not all of them need to be members.
 type Cluster struct {
 	Nodes []*Node
 
 	bin, version string
 	mirror       release.Mirror
+	initSystem   string
+	hosts        *site  // nil: the nodes are directories
+	safe         string // where the operator keeps the CA, as below a root
 	hold         net.Listener
 	env          []string // more variables of etcdadm
 }
@@ -39,36 +40,59 @@ type Cluster struct {
 // A Node is one machine, and may be a member.
 type Node struct {
 	Name, Address string
+	home
 
-	root    string
 	cluster *Cluster
 	door    *door
 }
 
-// NewCluster makes n nodes below a directory, none of them a member yet.
-func NewCluster(dir, bin, version string, mirror release.Mirror, n int) (*Cluster, error) {
+// newCluster makes n nodes, none of them a member yet: below a directory, or in a lab if the setup has one.
+func (s Setup) newCluster(dir, version string, n int) (*Cluster, error) {
+	c := &Cluster{bin: s.Bin, version: version, mirror: s.Mirror, initSystem: "process", safe: filepath.Join(dir, "safe")}
+	dial := new(net.Dialer).DialContext
+	if s.Lab != nil {
+		const bin = "/opt/etcdadm"
+		c.hosts = &site{Lab: s.Lab(n, lab.Mount{From: string(s.Mirror), To: string(s.Mirror)}, lab.Mount{From: filepath.Dir(s.Bin), To: bin})}
+		c.bin, c.initSystem, dial = filepath.Join(bin, filepath.Base(s.Bin)), "systemd", c.hosts.Dial
+	}
 	network, hold, err := reserve()
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{bin: bin, version: version, mirror: mirror, hold: hold}
+	c.hold = hold
 	for i := range n {
-		node := &Node{Name: fmt.Sprintf("n%d", i+1), Address: fmt.Sprintf("%s.%d", network, i+1), cluster: c}
-		node.root = filepath.Join(dir, node.Name)
-		node.door, err = openDoor(network+".250", net.JoinHostPort(node.Address, "2379"), node.path("etc/etcd/pki"))
+		node := &Node{Name: fmt.Sprintf("n%d", i+1), cluster: c}
+		c.Nodes = append(c.Nodes, node)
+		if c.hosts != nil {
+			h := c.hosts.Hosts[i]
+			node.home, node.Address = &hosted{Host: h, exe: c.bin}, h.IPv4
+		} else {
+			r := &rooted{dir: filepath.Join(dir, node.Name), cluster: c}
+			node.home, node.Address = r, fmt.Sprintf("%s.%d", network, i+1)
+			if i > 0 {
+				err = r.image()
+			}
+		}
+		if err == nil {
+			node.door, err = openDoor(network+".250", dial, net.JoinHostPort(node.Address, "2379"), node.path("etc/etcd/pki"))
+		}
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
-		c.Nodes = append(c.Nodes, node)
 	}
 	return c, nil
 }
 
-// Close ends everything that the cluster has started.
+// Close ends everything that the cluster has started. Hosts end with their lab.
 func (c *Cluster) Close() error {
 	problems := []error{c.hold.Close()}
 	for _, n := range c.Nodes {
-		problems = append(problems, n.door.Close(), process.Down(n.root))
+		if n.door != nil {
+			problems = append(problems, n.door.Close())
+		}
+		if c.hosts == nil {
+			problems = append(problems, n.down())
+		}
 	}
 	return errors.Join(problems...)
 }
@@ -92,7 +116,7 @@ func dataDirs(nodes []*Node) map[string]string {
 
 func (n *Node) dataDir() string { return n.path("var/lib/etcd") }
 
-func (n *Node) path(p string) string { return filepath.Join(n.root, p) }
+func (n *Node) path(p string) string { return filepath.Join(n.root(), p) }
 
 func (n *Node) url() string { return "https://" + net.JoinHostPort(n.Address, "2379") }
 
@@ -100,7 +124,7 @@ func (n *Node) url() string { return "https://" + net.JoinHostPort(n.Address, "2
 func (n *Node) settings() []string {
 	c := n.cluster
 	return []string{
-		"--name", n.Name, "--bind-address", n.Address, "--init-system", "process", "--version", c.version,
+		"--name", n.Name, "--bind-address", n.Address, "--init-system", c.initSystem, "--version", c.version,
 		"--release-url", c.mirror.URL(), "--sha256sums", c.mirror.Sums(),
 	}
 }
@@ -115,38 +139,21 @@ func (n *Node) joinArgs(through ...*Node) []string {
 	return append([]string{"join", strings.Join(urls, ",")}, n.settings()...)
 }
 
-// etcdadm prepares a run of etcdadm on the node, which says everything to the returned buffer.
-func (n *Node) etcdadm(ctx context.Context, args ...string) (*exec.Cmd, *bytes.Buffer) {
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, n.cluster.bin, append([]string{"--root", n.root}, args...)...)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Env = append(os.Environ(), n.cluster.env...)
-	// What it starts and leaves behind holds its streams: nobody waits for those.
-	cmd.WaitDelay = time.Second
-	return cmd, &said
-}
-
 // must runs etcdadm, which has to succeed.
 func (n *Node) must(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cmd, said := n.etcdadm(ctx, args...)
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: etcdadm %s: %w\n%s", n.Name, strings.Join(args, " "), err, said)
+	var said bytes.Buffer
+	if err := n.run(ctx, &said, &said, args...); err != nil {
+		return fmt.Errorf("%s: etcdadm %s: %w\n%s", n.Name, strings.Join(args, " "), err, said.Bytes())
 	}
 	return nil
 }
 
-// signalEtcd sends a signal to the member's process, if it runs.
-func (n *Node) signalEtcd(s syscall.Signal) {
-	if p := process.Etcd(n.root); p != 0 {
-		_ = syscall.Kill(p, s)
-	}
-}
-
-// lose ends the node and takes its disk away.
-func (n *Node) lose() error {
-	return errors.Join(process.Down(n.root), os.RemoveAll(n.root))
+// signalEtcd sends a signal to the member's process, and tells whether one runs.
+func (n *Node) signalEtcd(s syscall.Signal) bool {
+	p := n.etcd()
+	return p != 0 && syscall.Kill(p, s) == nil
 }
 
 // talk returns a client that talks to the members behind some doors.
@@ -244,21 +251,18 @@ func sameHash(ctx context.Context, c *clientv3.Client, nodes []*Node) error {
 func (n *Node) unchanged(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, n.cluster.bin, append([]string{"--root", n.root, "-o", "json"}, args...)...)
-	var problems bytes.Buffer
-	cmd.Stderr = &problems
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("%s: etcdadm %s again: %w\n%s", n.Name, args[0], err, problems.String())
+	var out, problems bytes.Buffer
+	if err := n.run(ctx, &out, &problems, append([]string{"-o", "json"}, args...)...); err != nil {
+		return fmt.Errorf("%s: etcdadm %s again: %w\n%s", n.Name, args[0], err, problems.Bytes())
 	}
 	var result struct {
 		Changed bool `json:"changed"`
 	}
-	if err := json.Unmarshal(out, &result); err != nil {
+	if err := json.Unmarshal(out.Bytes(), &result); err != nil {
 		return err
 	}
 	if result.Changed {
-		return fmt.Errorf("%s: etcdadm %s again has changed something:\n%s", n.Name, args[0], out)
+		return fmt.Errorf("%s: etcdadm %s again has changed something:\n%s", n.Name, args[0], out.Bytes())
 	}
 	return nil
 }

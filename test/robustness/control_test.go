@@ -62,11 +62,11 @@ func TestOlderDataIsFound(t *testing.T) {
 		n := p.Nodes[0]
 		data, old := n.path("var/lib/etcd"), t.TempDir()+"/old"
 		return p.until(p.pause,
-			func() error { return process.Down(n.root) },
+			func() error { return n.down() },
 			func() error { return os.CopyFS(old, os.DirFS(data)) },
 			func() error { return p.do(n, n.initArgs()...) },
 			p.pause,
-			func() error { return process.Down(n.root) },
+			func() error { return n.down() },
 			func() error { return os.RemoveAll(data) },
 			func() error { return os.CopyFS(data, os.DirFS(old)) },
 			func() error { return os.Chmod(data, 0o700) },
@@ -86,7 +86,7 @@ func TestRestartOfTwoAtOnceIsFound(t *testing.T) {
 		if err := p.grow(3); err != nil {
 			return err
 		}
-		p.env = []string{"WRONG=two", fmt.Sprint("WRONG_PID=", process.Supervisor(p.Nodes[1].root))}
+		p.env = []string{"WRONG=two", fmt.Sprint("WRONG_PID=", process.Supervisor(p.Nodes[1].root()))}
 		if err := p.reconfigure(p.Nodes[2]); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func TestAddingBeforeRemovingIsFound(t *testing.T) {
 		peer := "https://" + strings.TrimSuffix(n.Address, "3") + "33:2380"
 		p.env = []string{"WRONG=add-first", "WRONG_DOOR=" + p.Nodes[0].door.Addr().String(), "WRONG_PEER=" + peer}
 		p.set(p.Nodes[:2:2])
-		if err := process.GiveCA(p.Nodes[0].root, n.root); err != nil {
+		if err := process.GiveCA(p.Nodes[0].root(), n.root()); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(p.ctx, patience)

@@ -18,20 +18,24 @@ import (
 // tests speak no TLS. What passes are the bytes, so what a client sees of the member is what the member said.
 type door struct {
 	net.Listener
+	dial         dialer
 	address, pki string
 	wg           sync.WaitGroup
 	ctx          context.Context
 	close        context.CancelFunc
 }
 
+// A dialer connects to where a member is.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
 // openDoor opens a door on a free port to a member at an address, with the certificates below pki, which are read when
 // somebody comes: the member need not exist yet.
-func openDoor(listen, address, pki string) (*door, error) {
+func openDoor(listen string, dial dialer, address, pki string) (*door, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(listen, "0"))
 	if err != nil {
 		return nil, err
 	}
-	d := &door{Listener: l, address: address, pki: pki}
+	d := &door{Listener: l, dial: dial, address: address, pki: pki}
 	d.ctx, d.close = context.WithCancel(context.Background())
 	d.wg.Go(func() {
 		for {
@@ -60,8 +64,7 @@ func (d *door) pass(in net.Conn) {
 	if err != nil {
 		return // no member yet
 	}
-	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: time.Second}, Config: config}
-	out, err := dialer.DialContext(d.ctx, "tcp", d.address)
+	out, err := d.connect(config)
 	if err != nil {
 		return
 	}
@@ -75,6 +78,21 @@ func (d *door) pass(in net.Conn) {
 		})
 	}
 	<-ctx.Done()
+}
+
+func (d *door) connect(config *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, time.Second)
+	defer cancel()
+	c, err := d.dial(ctx, "tcp", d.address)
+	if err != nil {
+		return nil, err
+	}
+	config.ServerName, _, _ = net.SplitHostPort(d.address)
+	out := tls.Client(c, config)
+	if err := out.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return out, nil
 }
 
 // clientTLS is what etcdctl of a node would use.

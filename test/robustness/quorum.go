@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"etcdadm/test/process"
 )
 
 // A guard remembers when the processes of members began and ended. What it remembers is exact, even on a machine that is
@@ -48,26 +46,29 @@ func (p *Play) guardQuorum() (stop func() error) {
 }
 
 func (g *guard) watch(n *Node) {
-	ended := time.Duration(-1) // when the process before ended
+	away := -1 // which of the spans is the one that the next process ends
 	for {
-		pid := process.Etcd(n.root)
+		pid := 0
+		if _, err := os.Stat(n.dataDir()); err == nil { // looking for a process costs much more
+			pid = n.etcd()
+		}
 		if began, err := began(pid); err == nil {
-			if ended >= 0 {
+			if away >= 0 {
 				g.mu.Lock()
-				g.down[len(g.down)-1].to = began
+				g.down[away].to = began
 				g.mu.Unlock()
+				away = -1
 			}
 			if !g.awaitEnd(pid) {
 				return
 			}
-			ended = now()
+			ended := now()
 			members := g.play.current()
 			if slices.Contains(members, n) { // and not one that is about to leave
 				g.mu.Lock()
+				away = len(g.down)
 				g.down = append(g.down, span{n, ended, 1 << 62, len(members)})
 				g.mu.Unlock()
-			} else {
-				ended = -1
 			}
 		}
 		select {

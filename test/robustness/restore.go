@@ -10,8 +10,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"etcdadm/test/process"
 )
 
 // RunRestore loses the majority of a cluster in use, restores the cluster from a snapshot that was taken while it was in
@@ -24,21 +22,24 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	defer func() { err = errors.Join(err, play.Close()) }()
 	c := play.Cluster
 	first, others := c.Nodes[0], c.Nodes[1:]
+	said, snapshot := first.beside("snapshot.db")
+	if err := os.MkdirAll(filepath.Dir(snapshot), 0o755); err != nil {
+		return out, err
+	}
 	one, err := Record(ctx, doors(c.Nodes), true)
 	if err != nil {
 		return out, err
 	}
-	snapshot := filepath.Join(dir, "snapshot.db")
 	err = play.until(
 		func() error { return play.grow(3) },
-		func() error { return play.do(first, "snapshot", "save", snapshot) },
+		func() error { return play.do(first, "snapshot", "save", said) },
 		// What is written now is lost.
 		play.pause,
 	)
 	// The majority dies. What the dead have on their disks is for the judge only.
 	copies := map[string]string{}
 	for _, n := range others {
-		err = errors.Join(err, process.Down(n.root))
+		err = errors.Join(err, n.down())
 	}
 	one.Abandon()
 	for name, from := range dataDirs(c.Nodes) {
@@ -61,7 +62,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	}
 
 	play.set(c.Nodes[:1:1])
-	if err := play.do(first, append([]string{"restore", snapshot}, more...)...); err != nil {
+	if err := play.do(first, append([]string{"restore", said}, more...)...); err != nil {
 		return out, err
 	}
 	began, pairs, err := contents(ctx, first)
@@ -82,7 +83,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	if err := two.Finish(ctx, doors(c.Nodes)); err != nil {
 		return out, err
 	}
-	out = Outcome{two.Acknowledged(), play.Again}
+	out = Outcome{two.Acknowledged(), play.Again, play.Struck}
 	out.Writes += one.Acknowledged().Writes
 	if err := whole(ctx, c.Nodes); err != nil {
 		return out, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"etcdadm/test/lab"
 	"etcdadm/test/release"
 )
 
@@ -57,18 +58,47 @@ func TestNothingIsLost(t *testing.T) {
 			if os.Getenv("ROBUSTNESS_FULL") == "" && j != i%len(Faults) {
 				continue
 			}
-			seed := uint64(100*i + j)
-			version := release.Versions[(i+j)%len(release.Versions)]
-			t.Run(strings.ReplaceAll(scenario.Name+", "+fault.Name, " ", "-"), func(t *testing.T) {
-				t.Parallel()
-				out, err := setup.Run(t.Context(), t.TempDir(), version, scenario, fault, seed)
-				if err != nil {
-					t.Fatalf("etcd %s, seed %d: %v", version, seed, err)
-				}
-				t.Logf("etcd %s, seed %d: %d writes acknowledged, %d failed, longest time without one %s, %d repetitions", version, seed, out.Writes, out.Failed, out.Gap, out.Again)
-			})
+			play(t, scenario, fault, i, j, func(*testing.T) Setup { return setup })
 		}
 	}
+}
+
+// play plays a scenario with a fault, beside others.
+func play(t *testing.T, scenario Scenario, fault Fault, i, j int, with func(*testing.T) Setup) {
+	seed := uint64(100*i + j)
+	version := release.Versions[(i+j)%len(release.Versions)]
+	t.Run(strings.ReplaceAll(scenario.Name+", "+fault.Name, " ", "-"), func(t *testing.T) {
+		t.Parallel()
+		out, err := with(t).Run(t.Context(), t.TempDir(), version, scenario, fault, seed)
+		if err != nil {
+			t.Fatalf("etcd %s, seed %d: %v", version, seed, err)
+		}
+		t.Logf("etcd %s, seed %d: %s", version, seed, out)
+	})
+}
+
+// The same on hosts, with what only they have: a network that can be cut and slowed down, and power that can be lost.
+func TestNothingIsLostOnHosts(t *testing.T) {
+	selection := map[string]string{
+		"join at the same moment":           "the node loses power",
+		"reset the leader":                  "the leader is cut off",
+		"replace a member without its disk": "another member loses power",
+	}
+	for i, scenario := range Scenarios {
+		for j, fault := range LabFaults {
+			if os.Getenv("ROBUSTNESS_FULL") == "" && selection[scenario.Name] != fault.Name {
+				continue
+			}
+			play(t, scenario, fault, i, j, onHosts)
+		}
+	}
+}
+
+// onHosts is the setup of a test that plays on hosts of the lab.
+func onHosts(t *testing.T) Setup {
+	s := setup
+	s.Lab = func(hosts int, mounts ...lab.Mount) *lab.Lab { return lab.Up(t, hosts, mounts...) }
+	return s
 }
 
 // A restore loses what was written after the snapshot, and nothing else; and no client can take the new epoch for the

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"etcdadm/test/lab"
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -16,12 +18,19 @@ type Setup struct {
 	Bin    string // the built etcdadm
 	Mirror release.Mirror
 	Keep   string // where the evidence of runs goes that failed
+	// Lab brings up hosts for one run, which are its nodes; nil: the nodes are directories of this machine.
+	Lab func(hosts int, mounts ...lab.Mount) *lab.Lab
 }
 
 // Outcome is what a run of a scenario has shown.
 type Outcome struct {
 	Acknowledged
-	Again int // runs of etcdadm that had to be repeated
+	Again  int // runs of etcdadm that had to be repeated
+	Struck int // faults that struck
+}
+
+func (o Outcome) String() string {
+	return fmt.Sprintf("%d writes acknowledged, %d failed, longest time without one %.1fs, %d faults, %d repetitions", o.Writes, o.Failed, o.Gap.Seconds(), o.Struck, o.Again)
 }
 
 // begin makes a cluster of one member, and a play on it. The seed decides at which moments faults strike, and whom.
@@ -29,12 +38,15 @@ func (s Setup) begin(ctx context.Context, dir, version string, nodes int, fault 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	c, err := NewCluster(dir, s.Bin, version, s.Mirror, nodes)
+	c, err := s.newCluster(dir, version, nodes)
 	if err != nil {
 		return nil, err
 	}
 	first := c.Nodes[0]
 	if err := first.must(ctx, first.initArgs()...); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	if err := process.GiveCA(first.root(), c.safe); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return &Play{Cluster: c, ctx: ctx, random: rand.New(rand.NewPCG(seed, seed)), fault: fault, members: c.Nodes[:1:1], logs: map[string]string{}}, nil
@@ -65,7 +77,7 @@ func (s Setup) Run(ctx context.Context, dir, version string, scenario Scenario, 
 	}
 	final := play.current()
 	finished := r.Finish(ctx, doors(final))
-	out = Outcome{r.Acknowledged(), play.Again}
+	out = Outcome{r.Acknowledged(), play.Again, play.Struck}
 	keep := s.keep(version, seed)
 	if err := r.Check(play.witnesses(), keep); err != nil {
 		return out, errors.Join(fmt.Errorf("%w (the history is kept in %s)", err, keep), finished)

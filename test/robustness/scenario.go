@@ -1,6 +1,7 @@
 package robustness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -73,7 +75,12 @@ var Scenarios = []Scenario{
 		if err := p.grow(3); err != nil {
 			return err
 		}
-		return p.together(p.members, p.reconfigure)
+		for _, n := range p.members {
+			if err := p.configure(n); err != nil {
+				return err
+			}
+		}
+		return p.together(p.members, p.apply)
 	}},
 	{"renew the certificates", 3, func(p *Play) error {
 		if err := p.grow(3); err != nil {
@@ -104,34 +111,27 @@ type Fault struct {
 	Name string
 	// disturbs tells that it takes members away for a while, and so may take the quorum away.
 	disturbs bool
-	// strike makes it happen, once, at a moment of its own choice; the operation is that process on that node.
-	strike func(p *Play, n *Node, operation *os.Process, done <-chan struct{})
+	// strike makes it happen, once, at a moment of its own choice, to an operation on that node, and tells whether it did:
+	// the operation may have been done by then.
+	strike func(p *Play, n *Node, done <-chan struct{}) bool
 }
 
-// Faults are all of them; the first is none.
+// Faults are those of processes; the first is none.
 var Faults = []Fault{
-	{"none", false, func(*Play, *Node, *os.Process, <-chan struct{}) {}},
-	{"etcdadm is killed", false, func(p *Play, _ *Node, operation *os.Process, done <-chan struct{}) {
-		if p.later(done) {
-			_ = operation.Kill()
-		}
+	{"none", false, func(*Play, *Node, <-chan struct{}) bool { return false }},
+	{"etcdadm is killed", false, func(p *Play, n *Node, done <-chan struct{}) bool {
+		return p.later(done) && n.kill()
 	}},
-	{"etcd is killed", true, func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+	{"etcd is killed", true, func(p *Play, _ *Node, done <-chan struct{}) bool {
 		victim := p.any()
-		if p.later(done) {
-			victim.signalEtcd(syscall.SIGKILL)
-		}
+		return p.later(done) && victim.signalEtcd(syscall.SIGKILL)
 	}},
-	{"the leader freezes", true, func(p *Play, _ *Node, _ *os.Process, done <-chan struct{}) {
+	{"the leader freezes", true, func(p *Play, _ *Node, done <-chan struct{}) bool {
 		victim, err := p.leader()
-		if err == nil && p.later(done) {
-			p.freeze(victim)
-		}
+		return err == nil && p.later(done) && p.freeze(victim)
 	}},
-	{"the node itself freezes", true, func(p *Play, n *Node, _ *os.Process, done <-chan struct{}) {
-		if p.later(done) {
-			p.freeze(n)
-		}
+	{"the node itself freezes", true, func(p *Play, n *Node, done <-chan struct{}) bool {
+		return p.later(done) && p.freeze(n)
 	}},
 }
 
@@ -143,12 +143,18 @@ type Play struct {
 	random  *rand.Rand
 	fault   Fault
 	members []*Node
-	strikes sync.WaitGroup
 	// logs are those of members that were removed: the judge needs to know what they wrote down.
 	logs map[string]string
 
-	// Again counts the runs of etcdadm beyond the first of each operation.
-	Again int
+	// Again counts the runs of etcdadm beyond the first of each operation, Struck the faults that struck.
+	Again, Struck int
+}
+
+// count adds one to a number that is shared.
+func (p *Play) count(n *int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	*n++
 }
 
 func (p *Play) number(n int) int {
@@ -162,20 +168,19 @@ func (p *Play) later(done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return false
-	case <-time.After(time.Duration(p.number(900)) * time.Millisecond):
+	case <-time.After(time.Duration(p.number(900)) * time.Millisecond << p.number(3)): // some operations are short, some are not
 		return true
 	}
 }
 
 // freeze stops a member's process for longer than an election takes, as a machine does that is paused.
-func (p *Play) freeze(n *Node) {
-	pid := process.Etcd(n.root)
-	if pid == 0 {
-		return
+func (p *Play) freeze(n *Node) bool {
+	if !n.signalEtcd(syscall.SIGSTOP) {
+		return false
 	}
-	_ = syscall.Kill(pid, syscall.SIGSTOP)
 	time.Sleep(2500 * time.Millisecond)
-	_ = syscall.Kill(pid, syscall.SIGCONT)
+	n.signalEtcd(syscall.SIGCONT)
+	return true
 }
 
 func (p *Play) any() *Node {
@@ -222,39 +227,49 @@ func (p *Play) do(n *Node, args ...string) error {
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
 	var problems []error
+	var strike sync.WaitGroup
+	defer strike.Wait()
 	for try := 0; ; try++ {
-		cmd, said := n.etcdadm(ctx, args...)
-		if err := cmd.Start(); err != nil {
-			return err
-		}
 		done := make(chan struct{})
 		if try == 0 {
-			p.strikes.Go(func() { p.fault.strike(p, n, cmd.Process, done) })
+			strike.Go(func() {
+				if p.fault.strike(p, n, done) {
+					p.count(&p.Struck)
+				}
+			})
 		} else {
-			p.mu.Lock()
-			p.Again++
-			p.mu.Unlock()
+			p.count(&p.Again)
 		}
-		err := cmd.Wait()
+		var said bytes.Buffer
+		err := n.run(ctx, &said, &said, args...)
 		close(done)
-		if err == nil || errors.Is(err, context.Canceled) {
-			p.strikes.Wait()
+		if err == nil {
 			return nil
 		}
-		problems = append(problems, fmt.Errorf("%s: etcdadm %s, try %d: %w\n%s", n.Name, args[0], try+1, err, said))
+		problems = append(problems, fmt.Errorf("%s: etcdadm %s, try %d: %w\n%s", n.Name, args[0], try+1, err, said.Bytes()))
 		if ctx.Err() != nil || try == 9 {
 			return errors.Join(problems...)
+		}
+		// What a loss of power leaves of its first start, etcd may refuse for good: the hint says what to do.
+		if strings.Contains(said.String(), "the first start of this member was cut off") {
+			if err := errors.Join(n.must(ctx, "reset"), p.giveCA(n)); err != nil {
+				return errors.Join(append(problems, err)...)
+			}
 		}
 		time.Sleep(300 * time.Millisecond)
 	}
 }
 
+// giveCA brings the CA of the cluster to a node.
+func (p *Play) giveCA(to *Node) error {
+	return errors.Join(process.GiveCA(p.safe, to.root()), to.sync())
+}
+
 func (p *Play) join(n *Node) error {
-	members := p.current()
-	if err := process.GiveCA(members[0].root, n.root); err != nil {
+	if err := p.giveCA(n); err != nil {
 		return err
 	}
-	if err := p.do(n, n.joinArgs(members...)...); err != nil {
+	if err := p.do(n, n.joinArgs(p.current()...)...); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -312,7 +327,7 @@ func (p *Play) replace(n *Node) error {
 // yet written to them.
 func (p *Play) keepLog(n *Node) error {
 	name := fmt.Sprintf("%s-removed-%d", n.Name, len(p.logs))
-	to := n.root + "-" + name
+	_, to := n.beside(name)
 	files, err := filepath.Glob(filepath.Join(n.dataDir(), "member/wal/*.wal"))
 	if err != nil {
 		return err
@@ -326,7 +341,7 @@ func (p *Play) keepLog(n *Node) error {
 		}
 	}
 	p.logs[name] = to
-	return nil
+	return n.sync()
 }
 
 // witnesses are all who know what was written: the members, and those that were.
@@ -354,13 +369,26 @@ func (p *Play) command(n *Node) []string {
 }
 
 func (p *Play) reconfigure(n *Node) error {
-	file := n.root + ".yaml"
-	text := fmt.Sprintf("apiVersion: etcdadm/v1\nkind: Config\nextraEnv:\n  GOGC: \"%d\"\n", 80+p.number(20))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := p.configure(n); err != nil {
 		return err
 	}
-	return p.do(n, append(p.command(n), "--config", file)...)
+	return p.apply(n)
 }
+
+// configure writes other settings down than the ones that the member has.
+func (p *Play) configure(n *Node) error {
+	_, file := n.beside(settings)
+	text := fmt.Sprintf("apiVersion: etcdadm/v1\nkind: Config\nextraEnv:\n  GOGC: \"%d\"\n", 80+p.number(20))
+	return errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o600), n.sync())
+}
+
+func (p *Play) apply(n *Node) error {
+	said, _ := n.beside(settings)
+	return p.do(n, append(p.command(n), "--config", said)...)
+}
+
+// settings is a configuration file.
+const settings = "settings.yaml"
 
 func (p *Play) renew(n *Node) error {
 	for _, leaf := range []string{"server", "peer", "etcdctl-etcd-client", "apiserver-etcd-client"} {

@@ -37,10 +37,10 @@ var operations = []struct {
 	{"again", 1, 5, 0, func(p *Play) error { return p.again(p.any()) }},
 }
 
-// NewDraw draws what happens to the cluster of a seed: the same for the same seed.
-func NewDraw(seed uint64) Draw {
+// NewDraw draws what happens to the cluster of a seed, with one of the faults: the same for the same seed.
+func NewDraw(seed uint64, faults []Fault) Draw {
 	random := rand.New(rand.NewPCG(seed, 0))
-	d := Draw{Seed: seed, Version: soakVersions[random.IntN(len(soakVersions))], Fault: Faults[random.IntN(len(Faults))]}
+	d := Draw{Seed: seed, Version: soakVersions[random.IntN(len(soakVersions))], Fault: faults[random.IntN(len(faults))]}
 	if random.IntN(6) == 0 {
 		d.Operations = []string{"restore"}
 		return d

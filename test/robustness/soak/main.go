@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"etcdadm/test/lab"
 	"etcdadm/test/release"
 	"etcdadm/test/robustness"
 )
@@ -27,18 +28,19 @@ func main() {
 	count := flag.Int("n", 10, "the number of clusters")
 	beside := flag.Int("parallel", 2*runtime.NumCPU(), "how many clusters live side by side")
 	keep := flag.String("keep", filepath.Join(os.TempDir(), "etcdadm-soak"), "where the histories of failures are kept")
+	hosts := flag.Bool("lab", false, "play on hosts of the lab, with their faults too; as root")
 	limit := flag.Duration("limit", 24*time.Hour, "begin no cluster after that time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *etcdadm, *first, *count, *beside, *keep, *limit); err != nil {
+	if err := run(ctx, *etcdadm, *first, *count, *beside, *keep, *hosts, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, etcdadm string, first uint64, count, beside int, keep string, limit time.Duration) error {
+func run(ctx context.Context, etcdadm string, first uint64, count, beside int, keep string, hosts bool, limit time.Duration) error {
 	bin, err := filepath.Abs(etcdadm)
 	if err != nil {
 		return err
@@ -48,6 +50,10 @@ func run(ctx context.Context, etcdadm string, first uint64, count, beside int, k
 		return err
 	}
 	s := robustness.Setup{Bin: bin, Mirror: mirror, Keep: keep}
+	faults := robustness.Faults
+	if hosts {
+		faults = slices.Concat(faults, robustness.LabFaults)
+	}
 	fmt.Printf("soak: %d clusters from seed %d, %d side by side\n", count, first, beside)
 	var (
 		all   sync.WaitGroup
@@ -59,9 +65,9 @@ func run(ctx context.Context, etcdadm string, first uint64, count, beside int, k
 	for range beside {
 		all.Go(func() {
 			for seed := range seeds {
-				d := robustness.NewDraw(seed)
+				d := robustness.NewDraw(seed, faults)
 				began := time.Now()
-				out, err := one(ctx, s, d)
+				out, err := one(ctx, s, d, hosts)
 				mu.Lock()
 				if err == nil || ctx.Err() == nil {
 					total.add(d, out, err)
@@ -83,13 +89,19 @@ func run(ctx context.Context, etcdadm string, first uint64, count, beside int, k
 }
 
 // one plays one cluster in a directory of its own.
-func one(ctx context.Context, s robustness.Setup, d robustness.Draw) (out robustness.Outcome, err error) {
-	dir, err := os.MkdirTemp("", "soak-")
-	if err != nil {
-		return out, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	return s.Soak(ctx, dir, d)
+func one(ctx context.Context, s robustness.Setup, d robustness.Draw, hosts bool) (out robustness.Outcome, err error) {
+	err = try(fmt.Sprint("seed ", d.Seed), func(t *trial) error {
+		dir, err := os.MkdirTemp("", "soak-")
+		if err != nil {
+			return err
+		}
+		if hosts {
+			s.Lab = func(n int, mounts ...lab.Mount) *lab.Lab { return lab.Up(t, n, mounts...) }
+		}
+		out, err = s.Soak(ctx, dir, d)
+		return errors.Join(err, os.RemoveAll(dir))
+	})
+	return out, err
 }
 
 func tell(d robustness.Draw, out robustness.Outcome, err error, took time.Duration) {
@@ -97,7 +109,7 @@ func tell(d robustness.Draw, out robustness.Outcome, err error, took time.Durati
 	if err != nil {
 		word = "FAIL"
 	}
-	fmt.Printf("%s seed %d (%s) %.0fs: %d writes, %d failed, longest gap %.1fs, %d repetitions\n", word, d.Seed, d, took.Seconds(), out.Writes, out.Failed, out.Gap.Seconds(), out.Again)
+	fmt.Printf("%s seed %d (%s) %.0fs: %s\n", word, d.Seed, d, took.Seconds(), out)
 	if err != nil {
 		fmt.Printf("     %v\n", err)
 	}
@@ -118,6 +130,7 @@ func (c tally) add(d robustness.Draw, out robustness.Outcome, err error) {
 	}
 	c["writes acknowledged"] += out.Writes
 	c["runs of etcdadm repeated"] += out.Again
+	c["faults that struck"] += out.Struck
 }
 
 func (c tally) sum() error {
