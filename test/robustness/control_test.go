@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -121,4 +122,29 @@ func TestAddingBeforeRemovingIsFound(t *testing.T) {
 	}}
 	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, Faults[0], 1)
 	caught(t, err, "no quorum", "exit status", "takes no write")
+}
+
+// A loss of power takes what etcd was told not to sync: the lab has to lose it, and the judge to miss it.
+func TestUnsyncedDataIsFound(t *testing.T) {
+	t.Parallel()
+	s := onHosts(t)
+	s.Keep = t.TempDir()
+	scenario := Scenario{"power is lost, and nothing is synced", 1, func(p *Play) error {
+		n := p.Nodes[0]
+		dropIn := n.path("etc/systemd/system/etcd.service.d/unsafe.conf")
+		return p.until(
+			func() error { return os.MkdirAll(filepath.Dir(dropIn), 0o755) },
+			func() error {
+				return os.WriteFile(dropIn, []byte("[Service]\nEnvironment=ETCD_UNSAFE_NO_FSYNC=true\n"), 0o644)
+			},
+			n.sync,
+			func() error { return p.do(n, n.initArgs()...) },
+			p.pause,
+			func() error { p.powerOff(n); return nil },
+			func() error { return p.do(n, n.initArgs()...) })
+	}}
+	fault := Faults[0]
+	fault.disturbs = true // the test takes the power itself
+	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, fault, 1)
+	caught(t, err, "linearization", "did not see the last write", "exit status")
 }

@@ -409,12 +409,27 @@ func (p *Play) again(n *Node) error {
 	return n.unchanged(p.ctx, args...)
 }
 
-// pause lets the clients work for a moment.
+// pause lets the clients work for a moment: until some of their writes have succeeded.
 func (p *Play) pause() error {
-	select {
-	case <-p.ctx.Done():
-		return p.ctx.Err()
-	case <-time.After(time.Duration(500+p.number(500)) * time.Millisecond):
-		return nil
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	c, err := talk(p.current()...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	for enough := int64(0); ; {
+		if got, err := c.Get(ctx, "tombstone"); err == nil {
+			if enough == 0 {
+				enough = got.Header.Revision + 20
+			} else if got.Header.Revision >= enough {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the clients write nothing")
+		case <-time.After(time.Duration(100+p.number(100)) * time.Millisecond):
+		}
 	}
 }
