@@ -87,9 +87,19 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 		t.Fatalf("a member was added while another one was: %+v", r)
 	case <-time.After(10 * soon):
 	}
+	// The one who has the admission gives it back: at no moment does it look as if nobody came next.
+	for tries := 0; !waitingFor(t, c, a, queueLease); tries++ {
+		if tries == 1000 {
+			t.Fatal("nobody says that a node waits for the admission")
+		}
+		time.Sleep(soon)
+	}
 	first.Close()
 	if r := <-added; r.Err != nil {
 		t.Fatal(r.Err)
+	}
+	if waitingFor(t, c, a, queueLease) {
+		t.Error("nobody waits any more, and the lease says so")
 	}
 
 	waits, promoted := make(chan string, 10), make(chan *converge.Result)
@@ -129,6 +139,13 @@ func TestNoSecondLearnerWhereMembersMayDiffer(t *testing.T) {
 	if m, err := c.Members(t.Context()); err != nil || len(m.Learners()) != 1 {
 		t.Errorf("members %+v, %v", m, err)
 	}
+}
+
+// waitingFor tells whether a lease is there.
+func waitingFor(t *testing.T, c *Cluster, n *node, id clientv3.LeaseID) bool {
+	t.Helper()
+	l, err := clientOf(t, c, n).TimeToLive(t.Context(), id)
+	return err == nil && l.TTL > 0
 }
 
 func clientOf(t *testing.T, c *Cluster, n *node) *clientv3.Client {

@@ -24,11 +24,7 @@ func (l *lease) held() bool { return l.stop != nil }
 // has it.
 func (l *lease) take(ctx context.Context, c *Cluster, id clientv3.LeaseID, ttl time.Duration) error {
 	l.cluster, l.id = c, id
-	err := l.call(ctx, func(ctx context.Context, c *clientv3.Client) error {
-		request := &etcdserverpb.LeaseGrantRequest{ID: int64(id), TTL: int64(ttl / time.Second)}
-		_, err := etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(ctx, request)
-		return clientv3.ContextError(ctx, err)
-	})
+	err := l.call(ctx, func(ctx context.Context, c *clientv3.Client) error { return grant(ctx, c, id, ttl) })
 	if err != nil {
 		return err
 	}
@@ -52,10 +48,22 @@ func (l *lease) Close() {
 	l.stop()
 	l.kept.Wait()
 	l.stop = nil
+	l.revoke(l.id)
+}
+
+// revoke ends a lease. Where the cluster cannot be told, it ends by itself.
+func (l *lease) revoke(id clientv3.LeaseID) {
 	_ = l.call(context.Background(), func(ctx context.Context, c *clientv3.Client) error {
-		_, err := c.Revoke(ctx, l.id)
+		_, err := c.Revoke(ctx, id)
 		return err
 	})
+}
+
+// grant asks for a lease with an id of our own.
+func grant(ctx context.Context, c *clientv3.Client, id clientv3.LeaseID, ttl time.Duration) error {
+	request := &etcdserverpb.LeaseGrantRequest{ID: int64(id), TTL: int64(ttl / time.Second)}
+	_, err := etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(ctx, request)
+	return clientv3.ContextError(ctx, err)
 }
 
 // call makes a call through a member that answers.

@@ -72,7 +72,7 @@ func (r Promoted) Apply(ctx context.Context) error {
 		}
 		// With one voter, etcd takes new members at once; from the second one on it lets each wait for five seconds.
 		if len(a.Voters()) == 1 && time.Since(began) < constants.YieldLimit && admitting(ctx, a.client) {
-			return waiting{"another node is being added", later}
+			return waiting{"another node is being added", soon}
 		}
 		health := c.Health(ctx, a.Membership)
 		if ctx.Err() != nil {
