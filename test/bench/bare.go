@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -74,18 +78,17 @@ func (n *bare) begins(ctx context.Context) error {
 	return errors.Join(firstRead(ctx, n.address, n.pki), n.alive())
 }
 
+// A driver tells a cluster to take a member, as long as it takes until the cluster agrees.
+type driver interface {
+	add(ctx context.Context, n *bare) (id uint64, err error)
+	promote(ctx context.Context, id uint64) error
+	read(ctx context.Context, from *bare) error
+	io.Closer
+}
+
 // joins adds the node as a learner when the cluster takes it, starts it, promotes it, and reads through it.
-func (n *bare) joins(ctx context.Context, members ...*bare) error {
-	c, err := dial(ctx, members[0].address, n.pki)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	var added *clientv3.MemberAddResponse
-	err = until(ctx, func(ctx context.Context) error {
-		added, err = c.MemberAddAsLearner(ctx, []string{n.peerURL()})
-		return err
-	})
+func (n *bare) joins(ctx context.Context, d driver, members ...*bare) error {
+	id, err := d.add(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -96,17 +99,91 @@ func (n *bare) joins(ctx context.Context, members ...*bare) error {
 	if err := n.start(cluster, "existing"); err != nil {
 		return err
 	}
+	if err := d.promote(ctx, id); err != nil {
+		return errors.Join(err, n.alive())
+	}
+	return errors.Join(d.read(ctx, n), n.alive())
+}
+
+// client is a driver that is connected all the while, and pays for the start of no program.
+type client struct {
+	*clientv3.Client
+	pki *pki
+}
+
+func (c client) add(ctx context.Context, n *bare) (id uint64, err error) {
 	err = until(ctx, func(ctx context.Context) error {
-		_, err := c.MemberPromote(ctx, added.Member.ID)
+		added, err := c.MemberAddAsLearner(ctx, []string{n.peerURL()})
+		if err == nil {
+			id = added.Member.ID
+		}
+		return err
+	})
+	return id, err
+}
+
+func (c client) promote(ctx context.Context, id uint64) error {
+	return until(ctx, func(ctx context.Context) error {
+		_, err := c.MemberPromote(ctx, id)
 		if errors.Is(err, rpctypes.ErrMemberNotLearner) {
 			return nil
 		}
 		return err
 	})
-	if err != nil {
-		return errors.Join(err, n.alive())
+}
+
+func (c client) read(ctx context.Context, from *bare) error {
+	return firstRead(ctx, from.address, c.pki)
+}
+
+// hand is a driver that types etcdctl, and waits for nothing longer than needed.
+type hand struct{ at *bare }
+
+func (h hand) add(ctx context.Context, n *bare) (uint64, error) {
+	var answer struct {
+		Member struct {
+			ID uint64 `json:"ID"`
+		} `json:"member"`
 	}
-	return errors.Join(firstRead(ctx, n.address, n.pki), n.alive())
+	err := until(ctx, func(ctx context.Context) error {
+		said, err := h.at.etcdctl(ctx, "member", "add", n.name, "--learner", "--peer-urls", n.peerURL(), "--write-out", "json")
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(said, &answer)
+	})
+	return answer.Member.ID, err
+}
+
+func (h hand) promote(ctx context.Context, id uint64) error {
+	return until(ctx, func(ctx context.Context) error {
+		_, err := h.at.etcdctl(ctx, "member", "promote", strconv.FormatUint(id, 16))
+		return err
+	})
+}
+
+func (h hand) read(ctx context.Context, from *bare) error {
+	return until(ctx, func(ctx context.Context) error {
+		_, err := from.etcdctl(ctx, "get", "bench")
+		return err
+	})
+}
+
+// Close does nothing: each etcdctl has ended.
+func (h hand) Close() error { return nil }
+
+// etcdctl runs the program of that name against the node.
+func (n *bare) etcdctl(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(n.program), "etcdctl"), append([]string{
+		"--endpoints", n.clientURL(), "--cacert", n.pki.ca, "--cert", n.pki.cert, "--key", n.pki.key, "--dial-timeout", "200ms",
+	}, args...)...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("etcdctl %s: %w: %s", args[0], err, said.Bytes())
+	}
+	return out, nil
 }
 
 // alive is an error when etcd has ended by itself.

@@ -113,7 +113,31 @@ func (b *bench) growth(ctx context.Context, what string, members, runs int, limi
 	for i, a := range addresses {
 		bares = append(bares, b.bare(fmt.Sprintf("bare-join-%d", i+1), a, p))
 	}
-	var ours, bare, own []time.Duration
+	var ours, byHand, byClient, own []time.Duration
+	grow := func(last *[]time.Duration, drive func() (driver, error)) error {
+		for i, n := range bares {
+			defer n.wipe()
+			if i == 0 {
+				if err := n.begins(ctx); err != nil {
+					return err
+				}
+				continue
+			}
+			anyBeat()
+			began := time.Now()
+			d, err := drive()
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(n.joins(ctx, d, bares[:i]...), d.Close()); err != nil {
+				return err
+			}
+			if i == members {
+				*last = append(*last, time.Since(began))
+			}
+		}
+		return nil
+	}
 	err = turns(ctx, runs,
 		func() error {
 			for i, n := range nodes {
@@ -138,27 +162,18 @@ func (b *bench) growth(ctx context.Context, what string, members, runs int, limi
 			}
 			return nil
 		},
+		func() error { return grow(&byHand, func() (driver, error) { return hand{bares[0]}, nil }) },
 		func() error {
-			for i, n := range bares {
-				defer n.wipe()
-				if i == 0 {
-					if err := n.begins(ctx); err != nil {
-						return err
-					}
-					continue
-				}
-				anyBeat()
-				began := time.Now()
-				if err := n.joins(ctx, bares[:i]...); err != nil {
-					return err
-				}
-				if i == members {
-					bare = append(bare, time.Since(began))
-				}
-			}
-			return nil
+			return grow(&byClient, func() (driver, error) {
+				c, err := dial(ctx, bares[0].address, p)
+				return client{c, p}, err
+			})
 		})
-	return []measure.Row{measure.Against(what, ours, bare, limit), measure.Within(what+", without waiting for etcd", own, 250*time.Millisecond)}, err
+	return []measure.Row{
+		measure.Against(what+", against etcdctl", ours, byHand, limit),
+		measure.Against(what+", against a client that needs no start", ours, byClient, 0),
+		measure.Within(what+", without waiting for etcd", own, 250*time.Millisecond),
+	}, err
 }
 
 // anyBeat waits for any moment between two heartbeats of a leader: a learner gets its first entries at one, 100 ms
