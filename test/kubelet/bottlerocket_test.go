@@ -113,7 +113,8 @@ func (b bootstrap) enable() {
 	})
 }
 
-func TestTheBootstrapOfBottlerocketRunsUnmodified(t *testing.T) {
+// The phases as processes of their own, in the order in which the bootstrap of Bottlerocket calls them.
+func TestContract11BootstrapOfBottlerocket(t *testing.T) {
 	t.Parallel()
 	a, b := newBootstrap(t, "a"), newBootstrap(t, "b")
 	a.phases("init", nil, "install", "certificates", "snapshot", "configure", "start")
