@@ -88,6 +88,20 @@ func CauseOf(lines []string) (Cause, bool) {
 	return Cause{}, false
 }
 
+// LikelyCause finds why an etcd does not answer that is started again and again: while its last start says nothing of it
+// yet, in the one before.
+func LikelyCause(b Backend) (Cause, bool) {
+	lines, _ := b.Logs(tellingLines)
+	return likelyCause(lines)
+}
+
+func likelyCause(lines []string) (Cause, bool) {
+	if c, found := CauseOf(lines); found {
+		return c, true
+	}
+	return CauseOf(lines[:len(lines)-len(lastStart(lines))])
+}
+
 // lastStart leaves out the lines before the last start that systemd tells of.
 func lastStart(lines []string) []string {
 	for i, l := range slices.Backward(lines) {

@@ -56,6 +56,9 @@ func TestTheCauseIsOfTheLastStart(t *testing.T) {
 	if c, _ := CauseOf([]string{full, "Starting etcd.service - etcd...", noise}); !strings.HasPrefix(c.Reason, "a certificate is refused") {
 		t.Errorf("an earlier start wins: %+v", c)
 	}
+	if c, _ := likelyCause([]string{full, "Starting etcd.service - etcd...", `{"level":"info","msg":"starting"}`}); c.Reason != "a disk is full" {
+		t.Errorf("started again, and nothing said yet: %+v", c)
+	}
 }
 
 func TestWhatEtcdSaidLastIsItsReason(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/preflight"
 	"etcdadm/pkg/snapshot"
+	"etcdadm/service"
 )
 
 // Status describes a node and its cluster, as programs read it. Sizes are bytes.
@@ -169,6 +170,11 @@ func (n *Node) describeCluster(ctx context.Context, s *Status) error {
 	own, err := c.Status(ctx, n.Config.LocalURL())
 	if err != nil {
 		s.attend("etcd at %s does not answer: %v", n.Config.LocalURL(), err)
+		if backend, err := n.backend(); err == nil {
+			if cause, found := service.LikelyCause(backend); found {
+				s.attend("likely: %s; %s", cause.Reason, cause.Hint)
+			}
+		}
 		return nil
 	}
 	s.Cluster = &ClusterStatus{ID: hexID(own.ClusterID), Members: []MemberStatus{}, Alarms: []string{}}

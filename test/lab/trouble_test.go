@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"etcdadm/pkg/errs"
 )
 
 // answer is what a program of a host said, to a caller that minds how it ends.
@@ -237,4 +240,37 @@ func TestClusterMadeByHand(t *testing.T) {
 	}
 	put(c, "color", "red")
 	s.says(c, 0, []string{"nothing to do"}, "join", client(a)+","+client(b))
+}
+
+// A full disk ends etcd. When there is room again it comes back, without anybody's help and with all that it acknowledged,
+// and until then status says what is the matter.
+func TestEtcdComesBackWhenTheDiskHasRoom(t *testing.T) {
+	s := begin(t, 1, current)
+	h := s.Hosts[0]
+	s.etcdadm(h, "init")
+	const value = "/root/value"
+	h.Write(value, 0o644, strings.Repeat("0123456789", 100_000))
+	h.DiskFull()
+	last := ""
+	for i := range 500 {
+		key := fmt.Sprintf("key%d", i)
+		if _, err := h.Exec("sh", "-c", etcdctl+" put "+key+" <"+value); err != nil {
+			break
+		}
+		last = key
+	}
+	starts := func() int {
+		n, _ := strconv.Atoi(strings.TrimSpace(h.Run("systemctl", "show", "--property=NRestarts", "--value", "etcd")))
+		return n
+	}
+	if err := until("etcd to fail again and again", func() bool { return starts() > 2 }); err != nil {
+		t.Fatal(err)
+	}
+	s.says(h, int(errs.Attention), []string{"likely: a disk is full"}, "status")
+	h.DiskFree()
+	s.comesUp(h, "after", "")
+	if last != "" && len(get(h, last)) != 1_000_000 {
+		t.Errorf("%s was acknowledged, and is gone", last)
+	}
+	put(h, "after", "room")
 }
