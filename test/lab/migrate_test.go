@@ -93,7 +93,6 @@ func (s *story) begins(h *Host) {
 func TestMigrateFromKubespray(t *testing.T) {
 	for _, voters := range []int{1, 3} {
 		t.Run(fmt.Sprint(voters), func(t *testing.T) {
-			t.Parallel()
 			s := begin(t, voters+1, "3.5.35")
 			members, other := s.Hosts[:voters], s.Hosts[voters]
 			ca, err := retired.NewCA()

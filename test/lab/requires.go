@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -41,6 +42,9 @@ var Requires = sync.OnceValue(func() error {
 	if err := install(); err != nil {
 		return err
 	}
+	if err := makeRoom(); err != nil {
+		return fmt.Errorf("it needs %d instances of inotify (%s): %w", inotify, instances, err)
+	}
 	if err := tryOverlay(); err != nil {
 		return fmt.Errorf("it needs overlay mounts, for the roots of the hosts: %w", err)
 	}
@@ -49,6 +53,25 @@ var Requires = sync.OnceValue(func() error {
 	}
 	return nil
 })
+
+// The systemd of a host watches files by seven instances of inotify and more while it boots. The kernel allows a user 128
+// of them by default, all hosts together, and a systemd that gets none hangs.
+const (
+	instances = "/proc/sys/fs/inotify/max_user_instances"
+	inotify   = 1024
+)
+
+// makeRoom raises the limit of the machine where it is lower. It stays so: other labs may have come to need it.
+func makeRoom() error {
+	data, err := os.ReadFile(instances)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(data))); err != nil || n >= inotify {
+		return err
+	}
+	return os.WriteFile(instances, []byte(strconv.Itoa(inotify)), 0o644)
+}
 
 func install() error {
 	var missing []string

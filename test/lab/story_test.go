@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -31,8 +32,12 @@ type story struct {
 	version, bin string
 }
 
+// begin brings up the hosts of a story. Stories are played side by side: they wait most of the time.
 func begin(t testing.TB, hosts int, version string) *story {
 	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
 	return beginOn(Up, t, hosts, version)
 }
 
@@ -81,6 +86,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	built = dir
+	if f := flag.Lookup("test.parallel"); f != nil {
+		_ = f.Value.Set("2")
+	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)

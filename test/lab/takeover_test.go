@@ -132,7 +132,6 @@ func (s *story) takeover(h *Host, tell func(string), args ...string) error {
 func TestTakeoverOfOneMember(t *testing.T) {
 	for _, version := range []string{"3.5.35", "3.6.16"} {
 		t.Run(version, func(t *testing.T) {
-			t.Parallel()
 			s := begin(t, 2, version)
 			h := s.Hosts[0]
 			ca, err := retired.NewCA()
