@@ -195,7 +195,7 @@ func TestContract13DataDirectoryStaysAMount(t *testing.T) {
 		test ! -e "$ROOT/var/lib/etcd/member"
 	`
 	// The mount is seen by the programs of the script alone, and goes with them.
-	c := exec.Command("unshare", "--mount", "sh", "-c", script)
+	c := exec.Command("unshare", "--mount", "--propagation=slave", "sh", "-c", script)
 	c.Env = append(os.Environ(), process.AsEtcdadm, "PROGRAM="+os.Args[0], "ROOT="+n.root)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out

@@ -25,7 +25,6 @@ type played struct {
 // confine makes every file system of a mount namespace of its own read-only, but for two directories, and becomes the program.
 const confine = `
 set -e
-mount --make-rprivate /
 for writable in "$1" "$2"; do mount --bind "$writable" "$writable"; done
 grep -o '^[^ ]* [^ ]* [^ ]* [^ ]* [^ ]*' /proc/self/mountinfo | cut -d' ' -f5 | while read -r at; do
 	case "$at" in "$1"|"$2"|/proc|/proc/*|/dev|/dev/pts) continue;; esac
@@ -58,7 +57,7 @@ func play(t *testing.T) *played {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	p := &played{Cmd: exec.Command("unshare", "--mount", "sh", "-c", confine, "sh", dir, cache, "./play", "-etcdadm", "./etcdadm"), dir: dir}
+	p := &played{Cmd: exec.Command("unshare", "--mount", "--propagation=slave", "sh", "-c", confine, "sh", dir, cache, "./play", "-etcdadm", "./etcdadm"), dir: dir}
 	p.Env = append(os.Environ(), "ETCDADM_CACHE="+cache)
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := p.StdoutPipe()

@@ -81,7 +81,8 @@ func (c container) become() error {
 }
 
 func (c container) mountAll() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	// What others unmount is unmounted here too: nobody keeps a disk of theirs busy.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return err
 	}
 	if err := unix.Mount("tmpfs", c.RootFS, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
