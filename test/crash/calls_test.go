@@ -311,8 +311,8 @@ func rows(points []point) [][]int {
 	return all
 }
 
-// due are the calls to try, from 1, in their order: all of them, the beginnings of rows first; or some that are drawn, each
-// row as likely as the others.
+// due are the calls to try, from 1, in their order: all of them, the beginnings of rows first, and shuffled, so that a
+// sweep that is stopped has been everywhere; or some that are drawn, each row as likely as the others.
 func (s *sweep) due(story story, points []point) []int {
 	all := rows(points)
 	if n, err := strconv.Atoi(s.what); err == nil {
@@ -323,6 +323,7 @@ func (s *sweep) due(story story, points []point) []int {
 		for _, row := range all {
 			first, rest = append(first, row[0]), append(rest, row[1:]...)
 		}
+		rand.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
 		return append(first, rest...)
 	}
 	name := fnv.New64()
