@@ -224,27 +224,29 @@ func (p *powered) sweep(t *testing.T, calls []call) {
 		return 1
 	}
 	slices.SortStableFunc(calls, func(a, b call) int { return first(a) - first(b) })
-	for _, c := range calls {
-		tried, _ := os.ReadFile(done)
-		if slices.Contains(strings.Split(string(tried), "\n"), c.String()) {
-			continue
-		}
-		if p.try(t, c) {
-			f, err := os.OpenFile(done, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-			if err == nil {
-				_, err = fmt.Fprintln(f, c)
-				err = errors.Join(err, f.Close())
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if !t.Failed() { // the next sweep begins anew
+	text, _ := os.ReadFile(done)
+	tried := strings.Split(string(text), "\n")
+	left := slices.DeleteFunc(calls, func(c call) bool {
+		return slices.Contains(tried, c.String()) || p.try(t, c) && p.note(done, c)
+	})
+	if len(left) == 0 { // the next sweep begins anew
 		if err := os.Remove(done); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// note adds a call to those that were tried.
+func (p *powered) note(done string, c call) bool {
+	f, err := os.OpenFile(done, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, c)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		p.t.Error(err)
+	}
+	return err == nil
 }
 
 // done is a file with the calls that were tried with this program.
@@ -261,13 +263,13 @@ func (p *powered) done() (string, error) {
 	return filepath.Join(cache, "lab", fmt.Sprintf("power-%s-%x.done", p.name, digest[:6])), nil
 }
 
-// try has the power go at a call.
-func (p *powered) try(t *testing.T, at call) bool {
-	return t.Run(strings.ReplaceAll(at.String(), "/", ":"), func(t *testing.T) {
+// try has the power go at a call, and tells whether all was well.
+func (p *powered) try(t *testing.T, at call) (well bool) {
+	t.Run(strings.ReplaceAll(at.String(), "/", ":"), func(t *testing.T) {
 		of := p.t
 		p.t = t
 		defer func() {
-			if t.Failed() {
+			if well = !t.Failed(); !well {
 				p.keepEvidence()
 			}
 			p.t = of
@@ -309,6 +311,7 @@ func (p *powered) try(t *testing.T, at call) bool {
 		}
 		p.inspect()
 	})
+	return well
 }
 
 // back has all hosts be as they were prepared.
