@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -251,12 +252,16 @@ func (e unitEnabled) Check(ctx context.Context) (converge.Diff, error) {
 	return nil, nil
 }
 
-// Apply makes or removes the links.
+// Apply makes or removes the links. systemctl leaves it to time when they reach the disk.
 func (e unitEnabled) Apply(ctx context.Context) error {
+	args := []string{"disable", constants.Unit}
 	if e.want {
-		return e.run(ctx, "enable", "--no-reload", constants.Unit) // what is read at boot only
+		args = []string{"enable", "--no-reload", constants.Unit} // what is read at boot only
 	}
-	return e.run(ctx, "disable", constants.Unit)
+	if err := e.run(ctx, args...); err != nil {
+		return err
+	}
+	return e.host.SyncTree(path.Dir(constants.UnitFile))
 }
 
 // Removed is no unit of ours, on the disk and in systemd.

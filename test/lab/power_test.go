@@ -18,6 +18,19 @@ func (s *story) comesUp(h *Host, key, want string) {
 	}
 }
 
+// etcd that starts at boot does so also when the power goes right after that was settled.
+func TestPowerOffAfterEnable(t *testing.T) {
+	s := begin(t, 1, current)
+	h := s.Hosts[0]
+	s.etcdadm(h, "init")
+	put(h, "color", "blue")
+	h.Run("sh", "-c", "systemctl disable etcd && sync")
+	s.etcdadm(h, "init")
+	h.PowerOff()
+	h.Start()
+	s.comesUp(h, "color", "blue")
+}
+
 // Wherever the power goes during a restore, a second one brings the snapshot back, and what it replaced is kept.
 func TestPowerOffDuringRestore(t *testing.T) {
 	s := begin(t, 1, current)
