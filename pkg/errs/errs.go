@@ -50,7 +50,8 @@ func (e *Error) Error() string { return e.err.Error() }
 // Unwrap leads to what the format of New wrapped, for errors.Is and errors.As.
 func (e *Error) Unwrap() error { return e.err }
 
-// StatusOf returns the exit status of an error: the outermost one that was given, or the one of a context that ended.
+// StatusOf returns the exit status of an error: the outermost one that was given, the one of a context that ended, or of a
+// fault of the machine.
 func StatusOf(err error) Status {
 	var e *Error
 	switch {
@@ -62,12 +63,15 @@ func StatusOf(err error) Status {
 		return Interrupted
 	case errors.Is(err, context.DeadlineExceeded):
 		return Timeout
-	default:
-		return Failed
 	}
+	if f, _, ok := faultOf(err); ok {
+		return f.status
+	}
+	return Failed
 }
 
-// HintsOf returns the hints of every error that err wraps, outermost first, each once.
+// HintsOf returns the hints of every error that err wraps, outermost first, each once. Where there are none, a fault of the
+// machine has its own.
 func HintsOf(err error) []string {
 	var hints []string
 	var walk func(error)
@@ -89,5 +93,8 @@ func HintsOf(err error) []string {
 		}
 	}
 	walk(err)
+	if f, path, ok := faultOf(err); ok && len(hints) == 0 {
+		hints = []string{f.about(path)}
+	}
 	return hints
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"etcdadm/pkg/errs"
@@ -64,6 +67,37 @@ func TestHintsOf(t *testing.T) {
 		if got := errs.HintsOf(c.err); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// What the kernel says of the machine has a status and a hint of its own, whoever meets it.
+func TestFaultsOfTheMachine(t *testing.T) {
+	for name, c := range map[string]struct {
+		err    error
+		status errs.Status
+		hint   string
+	}{
+		"full":                   {&fs.PathError{Op: "write", Path: "/etc/etcd/etcd.env", Err: syscall.ENOSPC}, errs.Precondition, "df -h /etc/etcd; df -i /etc/etcd"},
+		"full, of no known file": {fmt.Errorf("write: %w", syscall.ENOSPC), errs.Precondition, "df -h; df -i"},
+		"over its quota":         {&fs.PathError{Op: "write", Path: "/srv/backup.db", Err: syscall.EDQUOT}, errs.Precondition, "df -h /srv"},
+		"read-only":              {&os.LinkError{Op: "rename", Old: "/etc/a", New: "/etc/etcd/b", Err: syscall.EROFS}, errs.Precondition, "findmnt -T /etc/etcd"},
+		"failing":                {fmt.Errorf("x: %w", &fs.PathError{Op: "sync", Path: "/a", Err: syscall.EIO}), errs.Failed, "dmesg"},
+		"short of files":         {&fs.PathError{Op: "open", Path: "/a", Err: syscall.EMFILE}, errs.Precondition, "ulimit -n"},
+	} {
+		hints := errs.HintsOf(c.err)
+		if got := errs.StatusOf(c.err); got != c.status || !errs.OfMachine(c.err) {
+			t.Errorf("%s: status %d, want %d", name, got, c.status)
+		}
+		if len(hints) != 1 || !strings.Contains(hints[0], c.hint) {
+			t.Errorf("%s: hints %q, want %q", name, hints, c.hint)
+		}
+	}
+	own := errs.New(errs.Failed, "x: %w", syscall.ENOSPC).Hint("mine")
+	if got := errs.HintsOf(own); errs.StatusOf(own) != errs.Failed || !slices.Equal(got, []string{"mine"}) {
+		t.Errorf("status %d and hints %q in place of those that were given", errs.StatusOf(own), got)
+	}
+	if errs.OfMachine(&fs.PathError{Op: "open", Path: "/a", Err: syscall.ENOENT}) {
+		t.Error("a file that is absent is taken for a fault")
 	}
 }
 
