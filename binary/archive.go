@@ -80,7 +80,7 @@ func (a Archive) Check(ctx context.Context) (converge.Diff, error) {
 func (a Archive) Apply(ctx context.Context) error {
 	spoilt, _ := a.Host.Exists(a.CachePath()) // Apply is called because it will not do
 	err := a.fetch(ctx)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || errs.OfMachine(err) || errs.StatusOf(err) == errs.Precondition { // no other source would help
 		return err
 	}
 	if spoilt {

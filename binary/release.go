@@ -74,6 +74,9 @@ var machines = map[string]elf.Machine{
 func (i Installed) checkMachine(real string) error {
 	for _, t := range tools {
 		f, err := elf.Open(filepath.Join(real, t))
+		if errs.OfMachine(err) {
+			return err
+		}
 		if err != nil {
 			return errs.New(errs.Verification, "%s is not a program for Linux: %w", t, err)
 		}

@@ -156,6 +156,8 @@ func explain(ctx context.Context, u *url.URL, err error) error {
 		return ctx.Err()
 	case errors.As(err, &e):
 		return errs.New(e.Status, "%s: %w", u.Redacted(), err)
+	case errs.OfMachine(err):
+		return errs.New(errs.StatusOf(err), "%s: %w", u.Redacted(), err)
 	case errors.As(err, &cert):
 		return errs.New(errs.Verification, "%s: %w", u.Redacted(), err)
 	case errors.As(err, &dns) && dns.IsNotFound:

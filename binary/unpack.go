@@ -50,7 +50,7 @@ func unpack(ctx context.Context, r io.Reader, create func(tool string) (io.Write
 
 // bad makes a fault of the archive of an error, once.
 func bad(err error) error {
-	if errors.As(err, new(*errs.Error)) {
+	if errors.As(err, new(*errs.Error)) || errs.OfMachine(err) {
 		return err
 	}
 	return errs.New(errs.Verification, "not a whole release archive: %w", err)

@@ -106,7 +106,8 @@ func (c *client) sums(ctx context.Context, u *url.URL) (map[string]string, error
 		defer resp.Body.Close()
 		sums, err = ParseSums(resp.Body)
 		if err != nil && !errors.As(err, new(*errs.Error)) {
-			err = errs.New(errs.Verification, "%s: %w", u.Redacted(), err)
+			err = errs.New(errs.Verification, "%s is no list of digests: %w", u.Redacted(), err).
+				Hint("see what is there: curl -fL %s; or name the digests with --sha256sums FILE", u.Redacted())
 		}
 		return false, err
 	})
