@@ -190,5 +190,9 @@ func passing(err error, format string, args ...any) error {
 	if errors.As(err, &w) {
 		return w
 	}
-	return errs.New(errs.Failed, "%s: %s", fmt.Sprintf(format, args...), said(err))
+	what := fmt.Sprintf(format, args...)
+	if Forbidden(err) {
+		return NotAllowed("%s: %s", what, said(err))
+	}
+	return errs.New(errs.Failed, "%s: %s", what, said(err)).Hint("see how the cluster is: etcdctl.sh endpoint status --cluster; etcdctl.sh alarm list")
 }

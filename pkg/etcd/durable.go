@@ -19,18 +19,19 @@ type Durable struct{ Removed Removed }
 
 // Check lists the alarms by a voter that stays. On a host that is only looked at it does not: nothing was changed then.
 func (r Durable) Check(ctx context.Context) (converge.Diff, error) {
-	if r.Removed.Cluster.o.Host.ReadOnly() {
+	c := r.Removed.Cluster
+	if c.o.Host.ReadOnly() {
 		return nil, nil
 	}
 	a, err := r.Removed.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.Removed.Cluster.o.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
 	_, err = a.client.AlarmList(ctx)
 	if err == nil || errors.Is(err, rpctypes.ErrPermissionDenied) { // a cluster that does not let us is taken at its word
 		return nil, nil
 	}
-	return converge.Diff{{What: "departure of the member", Have: "not confirmed (" + said(err) + ")", Want: "on the disks of a majority"}}, nil
+	return converge.Diff{{What: "departure of the member", Have: "not confirmed (" + said(c.rpcProblem(ctx, a.endpoint, err)) + ")", Want: "on the disks of a majority"}}, nil
 }

@@ -38,6 +38,12 @@ func silent(endpoint string, err error) (converge.Diff, error) {
 	if errors.As(err, new(tlsError)) {
 		return nil, errs.New(errs.Verification, "%s: %w", endpoint, err)
 	}
+	if Forbidden(err) {
+		return nil, NotAllowed("%s: %s", endpoint, said(err))
+	}
+	if errs.OfMachine(err) {
+		return nil, errs.New(errs.StatusOf(err), "%s cannot be asked: %w", endpoint, err)
+	}
 	if errors.As(err, new(*errs.Error)) {
 		return nil, err
 	}

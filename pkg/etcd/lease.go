@@ -74,5 +74,8 @@ func (l *lease) call(ctx context.Context, f func(context.Context, *clientv3.Clie
 	if err != nil {
 		return err
 	}
-	return f(ctx, a.client)
+	if err := f(ctx, a.client); err != nil {
+		return l.cluster.rpcProblem(ctx, a.endpoint, err)
+	}
+	return nil
 }

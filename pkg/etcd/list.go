@@ -199,10 +199,15 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 	if len(all) == 0 {
 		return answer{}, errs.New(errs.Usage, "no endpoint of the cluster is known")
 	}
-	problems := make([]string, len(all))
-	learners, certificates, clocks := 0, 0, 0
+	var problems []string
+	var alone *answer
+	learners, certificates, clocks, forbids := 0, 0, 0, 0
 	for i, a := range all {
 		switch {
+		case errs.OfMachine(a.err): // of this one, whatever the others are like
+			return answer{}, errs.New(errs.StatusOf(a.err), "%s cannot be asked: %w", a.endpoint, a.err)
+		case Forbidden(a.err):
+			forbids++
 		case errors.Is(a.err, errLearner):
 			learners++
 		case errors.As(a.err, new(tlsError)):
@@ -214,15 +219,23 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 			return a, errs.New(errs.Precondition, "the cluster has no quorum: %s answers, but not for a majority of its %d voters (%s)",
 				a.endpoint, len(a.Voters()), said(a.err)).
 				Hint("start the members that are down: a majority of the voters must be up")
-		case a.err == nil:
-			return a, errs.New(errs.Precondition, "no other voter of the cluster answers")
+		case a.err == nil: // by one that the caller does not take the word of
+			alone = &all[i]
+			continue
 		}
-		problems[i] = a.endpoint + ": " + said(a.err)
+		problems = append(problems, a.endpoint+": "+said(a.err))
 	}
 	list := unheard(strings.Join(problems, "; "))
+	const reach = "check that the members run, and that their client port can be reached from here"
 	switch {
 	case ctx.Err() != nil && learners+certificates == 0:
 		return answer{}, fmt.Errorf("no endpoint of the cluster answered (%s): %w", string(list), ctx.Err())
+	case forbids > 0:
+		return answer{}, NotAllowed("the cluster does not tell who its members are (%w)", list)
+	case alone != nil && len(problems) == 0:
+		return *alone, errs.New(errs.Precondition, "no other voter of the cluster answers").Hint(reach)
+	case alone != nil:
+		return *alone, errs.New(errs.Precondition, "no other voter of the cluster answers (%s)", string(list)).Hint(reach)
 	case learners > 0:
 		return answer{}, errs.New(errs.Precondition, "no voter of the cluster answers (%w)", list).
 			Hint("name the client URL of a member that votes")
@@ -233,7 +246,7 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 			Hint("every node needs certificates of the same CA")
 	}
 	return answer{}, errs.New(errs.Timeout, "no endpoint of the cluster answers (%w)", list).
-		Hint("check that the members run, and that their client port can be reached from here")
+		Hint(reach)
 }
 
 // unheard is what each endpoint said instead of an answer.

@@ -16,6 +16,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"etcdadm/pkg/errs"
 )
 
 // ErrCertificateRefused is the problem of an endpoint that does not accept our client certificate, or wants one.
@@ -41,14 +43,14 @@ func (c *Cluster) rpcProblem(ctx context.Context, endpoint string, err error) er
 	case errors.As(err, &served): // tested for by the callers
 		return err
 	case errors.Is(err, context.DeadlineExceeded) || s.Code() == codes.DeadlineExceeded:
-		return fmt.Errorf("no answer within %s", c.o.RequestTimeout)
+		return fmt.Errorf("%w within %s", ErrNoAnswer, c.o.RequestTimeout)
 	case errors.Is(err, context.Canceled) || s.Code() == codes.Canceled:
 		return errTooLate
 	case s.Code() != codes.Unavailable:
 		return errors.New(strings.TrimPrefix(s.Message(), "etcdserver: "))
 	}
 	if strings.Contains(s.Message(), context.DeadlineExceeded.Error()) { // it accepts connections, and does not serve yet
-		return fmt.Errorf("no answer within %s", c.o.DialTimeout)
+		return fmt.Errorf("%w within %s", ErrNoAnswer, c.o.DialTimeout)
 	}
 	// The connection failed, or ended. A server that refuses our certificate just ends it, as far as gRPC tells.
 	if u, perr := url.Parse(endpoint); perr == nil {
@@ -62,6 +64,25 @@ func (c *Cluster) rpcProblem(ctx context.Context, endpoint string, err error) er
 		text = text[i+len("desc = "):]
 	}
 	return errors.New(strings.TrimPrefix(strings.Trim(text, `"`), "transport: "))
+}
+
+// ErrNoAnswer is the problem of an endpoint that took a call, and did not answer it in time.
+var ErrNoAnswer = errors.New("no answer")
+
+// Forbidden tells whether etcd does not let the user of our certificate do what was asked.
+func Forbidden(err error) bool {
+	for _, refusal := range []error{rpctypes.ErrPermissionDenied, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthFailed} {
+		if err != nil && strings.Contains(err.Error(), refusal.Error()) { // also of a stream, whose errors are but texts
+			return true
+		}
+	}
+	return false
+}
+
+// NotAllowed is the error, with status 3, of something that etcd does not let us do.
+func NotAllowed(format string, args ...any) *errs.Error {
+	return errs.New(errs.Precondition, format, args...).
+		Hint("the cluster has authentication on, and knows our user by the CN in etcdctl-etcd-client.crt; as a user with the role root: etcdctl.sh user add CN --no-password; etcdctl.sh user grant-role CN root")
 }
 
 // said is what an error of etcd tells, without the prefix that all of them have.

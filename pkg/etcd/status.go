@@ -102,8 +102,11 @@ func (c *Cluster) Alarms(ctx context.Context) ([]Alarm, error) {
 // A member that does not answer is an error with status 5.
 func (c *Cluster) Quota(ctx context.Context, endpoint string) (int64, error) {
 	s, err := c.Status(ctx, endpoint)
+	if Forbidden(err) {
+		return 0, NotAllowed("%s: %s", endpoint, said(err))
+	}
 	if err != nil {
-		return 0, errs.New(errs.Timeout, "%s: %w", endpoint, err)
+		return 0, errs.New(errs.Timeout, "%s: %s", endpoint, said(err))
 	}
 	if s.Quota > 0 {
 		return s.Quota, nil

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -102,7 +103,11 @@ func SaveSnapshot(ctx context.Context, n *Node, file string) (snapshot.Info, err
 
 func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snapshot.Info, error) {
 	if _, err := c.Status(ctx, n.Config.LocalURL()); err != nil {
-		return snapshot.Info{}, errs.New(errs.Failed, "etcd at %s does not answer: %w", n.Config.LocalURL(), err).
+		status := errs.StatusOf(err)
+		if errors.Is(err, etcd.ErrNoAnswer) {
+			status = errs.Timeout
+		}
+		return snapshot.Info{}, errs.New(status, "etcd at %s does not answer: %w", n.Config.LocalURL(), err).
 			Hint("look at this node: etcdadm status")
 	}
 	client, err := clientv3.New(c.ClientConfig(n.Config.LocalURL()))
@@ -110,5 +115,9 @@ func saveFrom(ctx context.Context, n *Node, c *etcd.Cluster, file string) (snaps
 		return snapshot.Info{}, err
 	}
 	defer client.Close()
-	return snapshot.Save(ctx, n.Host, client, file)
+	info, err := snapshot.Save(ctx, n.Host, client, file)
+	if etcd.Forbidden(err) {
+		return info, etcd.NotAllowed("%s", err)
+	}
+	return info, err
 }

@@ -192,7 +192,7 @@ func (n *Node) describeCluster(ctx context.Context, s *Status) error {
 	}
 	m, err := c.MembersSerializable(ctx)
 	if err != nil { // a learner does not tell
-		s.attend("the member list cannot be read: %v", err)
+		s.wrong(fmt.Errorf("the member list cannot be read: %w", err))
 		return nil
 	}
 	for _, member := range m.Members {
