@@ -130,6 +130,13 @@ func (f *StagedFile) Discard() {
 	}
 }
 
+// Withdraw removes a file that has its name, but not on the disk: after a Commit that failed, where there was none before.
+func (f *StagedFile) Withdraw() {
+	if f.done {
+		_ = os.Remove(f.real)
+	}
+}
+
 // MkdirAll makes a directory and those above it; those that exist stay as they are. Each new one is durable.
 func (h *Host) MkdirAll(path string, mode fs.FileMode) error {
 	real := h.RealPath(h.Resolved(path))

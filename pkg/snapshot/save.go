@@ -68,7 +68,11 @@ func save(ctx context.Context, h *host.Host, c *clientv3.Client, path string, st
 	if err != nil {
 		return Info{}, err
 	}
-	return info, f.Commit()
+	if err := f.Commit(); err != nil {
+		f.Withdraw() // whoever waits for a snapshot must not take this for one
+		return Info{}, writeError(path, err)
+	}
+	return info, nil
 }
 
 // vacant sees that a file can be made at path without taking the place of another.
@@ -124,7 +128,8 @@ func receive(ctx context.Context, c *clientv3.Client, endpoint, path string, w i
 		return nil
 	case out.failed:
 		return writeError(path, err)
-	case ctx.Err() != nil:
+	case ending(ctx):
+		<-ctx.Done()
 		return ctx.Err()
 	case errors.Is(context.Cause(live), errStalled):
 		return errs.New(errs.Timeout, "etcd at %s sent nothing of the snapshot for %s", endpoint, stall).
@@ -132,6 +137,12 @@ func receive(ctx context.Context, c *clientv3.Client, endpoint, path string, w i
 	}
 	return errs.New(errs.Failed, "etcd at %s ended the snapshot early: %s", endpoint, status.Convert(err).Message()).
 		Hint("run the same command again, or name another endpoint")
+}
+
+// ending tells whether a context has ended, or is about to: a member that was told of its deadline may be ahead of it.
+func ending(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && time.Until(deadline) < 10*time.Millisecond
 }
 
 // fed is a writer that keeps a watchdog quiet, and knows whether it was the writing that failed.
