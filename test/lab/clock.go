@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"etcdadm/test/vdso"
 )
 
 // Skew boots the host anew with a wall clock that is wrong by that much, or right again with 0. Every program that
 // runs on the host sees it; times that the kernel writes, like those of files, stay right.
 //
-// There is no namespace for the wall clock. But programs read it through the vDSO, code that the kernel maps into each
-// of them: the host runs under ptrace(2), and whenever one of its processes executes a program, that code is replaced
-// before the program begins (see vdso_amd64.go).
+// The host runs under ptrace(2), and whenever one of its processes executes a program, the clock of that is made wrong
+// before the program begins; see package vdso.
 func (h *Host) Skew(wrong time.Duration) {
 	h.lab.t.Helper()
 	if err := h.kill(); err != nil {
@@ -86,10 +87,10 @@ func (p program) trace(wrong time.Duration, end chan<- error) {
 		case child == pid && !known[child]: // the program itself, at its first instruction
 			failed = unix.PtraceSetOptions(child, options)
 			if failed == nil {
-				failed = skewProcess(child, wrong)
+				failed = vdso.Skew(child, wrong)
 			}
 		case status.StopSignal() == unix.SIGTRAP && status.TrapCause() == unix.PTRACE_EVENT_EXEC:
-			if err := skewProcess(child, wrong); err != nil && failed == nil {
+			if err := vdso.Skew(child, wrong); err != nil && failed == nil {
 				failed = err
 			}
 		case status.StopSignal() == unix.SIGTRAP && status.TrapCause() > 0: // a new process, which tells of itself

@@ -1,4 +1,4 @@
-package lab
+package vdso
 
 import (
 	"bytes"
@@ -7,28 +7,16 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
-// skewProcess replaces, in a stopped process, the functions of the vDSO that tell the wall clock by others that ask
-// the kernel and add seconds.
-func skewProcess(pid int, wrong time.Duration) error {
+// Skew replaces, in a stopped process, the functions of the vDSO that tell the wall clock by others that ask the kernel and
+// add seconds.
+func Skew(pid int, wrong time.Duration) error {
 	seconds := int64(wrong / time.Second)
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	from, to, err := place(pid)
 	if err != nil {
 		return err
-	}
-	var from, to int64
-	for line := range strings.Lines(string(maps)) {
-		if strings.HasSuffix(line, "[vdso]\n") {
-			if _, err := fmt.Sscanf(line, "%x-%x", &from, &to); err != nil {
-				return err
-			}
-		}
-	}
-	if from == 0 {
-		return fmt.Errorf("process %d has no vDSO", pid)
 	}
 	memory, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {
