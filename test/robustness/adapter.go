@@ -59,8 +59,8 @@ type Recording struct {
 
 // Record starts clients of a cluster. Each door (host:port, no TLS) leads to one member, whether it is there yet or not:
 // a client for each door, and two that know all of them, write, read and watch until Finish. A cluster that is in its
-// first epoch has to be empty: the model begins at revision 1.
-func Record(ctx context.Context, doors []string, first bool) (*Recording, error) {
+// first epoch has to be empty: the model begins at revision 1. All of them together make that many requests per second.
+func Record(ctx context.Context, doors []string, first bool, perSecond int) (*Recording, error) {
 	// A second epoch begins with what the first has left: its operations come later than those (see Prefix).
 	base := time.Now().Add(-time.Minute)
 	r := &Recording{lg: nop, base: base, finish: make(chan struct{})}
@@ -73,8 +73,7 @@ func Record(ctx context.Context, doors []string, first bool) (*Recording, error)
 			return nil, err
 		}
 	}
-	const perSecond = 200
-	limit := rate.NewLimiter(perSecond, perSecond)
+	limit := rate.NewLimiter(rate.Limit(perSecond), perSecond)
 	kinds := traffic.EtcdPutDeleteLease
 	keys := traffic.NewKeyStore(10, "key")
 	err := traffic.SimulateKeyValueTraffic(ctx, &r.wg, &traffic.KeyValue{MemberClientCount: len(doors), ClusterClientCount: 2}, doors, r.set, kinds,

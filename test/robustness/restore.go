@@ -26,7 +26,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	if err := os.MkdirAll(filepath.Dir(snapshot), 0o755); err != nil {
 		return out, err
 	}
-	one, err := Record(ctx, doors(c.Nodes), true)
+	one, err := Record(ctx, doors(c.Nodes), true, s.Rate)
 	if err != nil {
 		return out, err
 	}
@@ -72,7 +72,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 	if err := errors.Join(epoch.Begins(began, pairs), watchTellsOfTheGap(ctx, first, epoch.Revision())); err != nil {
 		return out, err
 	}
-	two, err := Record(ctx, doors(c.Nodes), false)
+	two, err := Record(ctx, doors(c.Nodes), false, s.Rate)
 	if err != nil {
 		return out, err
 	}

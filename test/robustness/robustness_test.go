@@ -20,6 +20,7 @@ var setup Setup
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "etcdadm-robustness-")
 	if err == nil {
+		setup.Rate = 100
 		setup.Keep = filepath.Join(os.TempDir(), "etcdadm-robustness-reports")
 		setup.Bin, err = build(dir)
 	}

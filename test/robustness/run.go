@@ -18,6 +18,7 @@ type Setup struct {
 	Bin    string // the built etcdadm
 	Mirror release.Mirror
 	Keep   string // where the evidence of runs goes that failed
+	Rate   int    // requests per second to a cluster; upstream's lowest is 100 at most, and 50 at least
 	// Lab brings up hosts for one run, which are its nodes; nil: the nodes are directories of this machine.
 	Lab func(hosts int, mounts ...lab.Mount) *lab.Lab
 }
@@ -64,7 +65,7 @@ func (s Setup) Run(ctx context.Context, dir, version string, scenario Scenario, 
 		return out, err
 	}
 	defer func() { err = errors.Join(err, play.Close()) }()
-	r, err := Record(ctx, doors(play.Nodes), true)
+	r, err := Record(ctx, doors(play.Nodes), true, s.Rate)
 	if err != nil {
 		return out, err
 	}

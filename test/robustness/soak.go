@@ -57,6 +57,20 @@ func NewDraw(seed uint64, faults []Fault) Draw {
 	return d
 }
 
+// nodes is how many there are at most.
+func (d Draw) nodes() int {
+	members, most := 1, 1
+	for _, name := range d.Operations {
+		for _, o := range operations {
+			if o.name == name {
+				members += o.grows
+				most = max(most, members)
+			}
+		}
+	}
+	return most
+}
+
 // free are the nodes that are no members.
 func (p *Play) free() (nodes []*Node) {
 	for _, n := range p.Nodes {
@@ -81,7 +95,7 @@ func (s Setup) Soak(ctx context.Context, dir string, d Draw) (Outcome, error) {
 	if d.Operations[0] == "restore" {
 		return s.RunRestore(ctx, dir, d.Version, d.Fault, d.Seed)
 	}
-	scenario := Scenario{Name: "soak", Nodes: 5, Play: func(p *Play) error {
+	scenario := Scenario{Name: "soak", Nodes: d.nodes(), Play: func(p *Play) error {
 		for _, name := range d.Operations {
 			for _, o := range operations {
 				if o.name != name {

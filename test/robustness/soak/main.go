@@ -26,30 +26,29 @@ func main() {
 	etcdadm := flag.String("etcdadm", "../../bin/etcdadm", "the built etcdadm")
 	first := flag.Uint64("seed", uint64(time.Now().Unix()), "the seed of the first cluster; the next ones count on")
 	count := flag.Int("n", 10, "the number of clusters")
-	beside := flag.Int("parallel", 2*runtime.NumCPU(), "how many clusters live side by side")
+	rate := flag.Int("rate", 60, "requests per second to each cluster: they cost most of its time")
+	beside := flag.Int("parallel", 3*runtime.NumCPU(), "how many clusters live side by side")
 	keep := flag.String("keep", filepath.Join(os.TempDir(), "etcdadm-soak"), "where the histories of failures are kept")
 	hosts := flag.Bool("lab", false, "play on hosts of the lab, with their faults too; as root")
 	limit := flag.Duration("limit", 24*time.Hour, "begin no cluster after that time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *etcdadm, *first, *count, *beside, *keep, *hosts, *limit); err != nil {
+	if err := run(ctx, robustness.Setup{Bin: *etcdadm, Keep: *keep, Rate: *rate}, *first, *count, *beside, *hosts, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, etcdadm string, first uint64, count, beside int, keep string, hosts bool, limit time.Duration) error {
-	bin, err := filepath.Abs(etcdadm)
-	if err != nil {
+func run(ctx context.Context, s robustness.Setup, first uint64, count, beside int, hosts bool, limit time.Duration) error {
+	var err error
+	if s.Bin, err = filepath.Abs(s.Bin); err != nil {
 		return err
 	}
-	mirror, err := release.Build(ctx, os.Stderr, release.Versions...)
-	if err != nil {
+	if s.Mirror, err = release.Build(ctx, os.Stderr, release.Versions...); err != nil {
 		return err
 	}
-	s := robustness.Setup{Bin: bin, Mirror: mirror, Keep: keep}
 	faults := robustness.Faults
 	if hosts {
 		faults = slices.Concat(faults, robustness.LabFaults)
@@ -96,7 +95,7 @@ func one(ctx context.Context, s robustness.Setup, d robustness.Draw, hosts bool)
 			return err
 		}
 		if hosts {
-			s.Lab = func(n int, mounts ...lab.Mount) *lab.Lab { return lab.Up(t, n, mounts...) }
+			s.Lab = func(n int, mounts ...lab.Mount) *lab.Lab { return lab.UpInMemory(t, n, mounts...) }
 		}
 		out, err = s.Soak(ctx, dir, d)
 		return errors.Join(err, os.RemoveAll(dir))
