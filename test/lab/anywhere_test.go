@@ -54,6 +54,8 @@ var operations = []operation{
 			s.etcdadm(s.Hosts[0], "init")
 			s.giveCA(s.Hosts[0], s.Hosts[1])
 			put(s.Hosts[0], "color", "blue")
+			// A log that is longer than this reaches the new member as a snapshot (memorySnapshotCount in etcd's server.go).
+			s.Hosts[0].Run("sh", "-c", "seq 120 | xargs -P 8 -n 1 "+etcdctl+" put number")
 		},
 		args: func(s *story) []string { return []string{"join", client(s.Hosts[0])} },
 		holds: func(s *story) {
