@@ -431,6 +431,36 @@ func (b *behind) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserv
 }
 
 // TestPromotedWaitsForAllOfTheLog stands in for the member's own word: etcd itself would promote it at 90 %.
+// What has to come before a promotion does, while the member is a learner; without it nobody is promoted.
+func TestPromotedAfterWhatComesBefore(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	holds(t, Added{Cluster: c, PeerURL: b.peer})
+	join(t, b, a)
+	holds(t, Answering{c, b.client})
+
+	failed := errors.New("the disk is gone")
+	promoted := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Before: func() error { return failed }}
+	if r := apply(t, promoted, 30*time.Second, nil); !errors.Is(r.Err, failed) {
+		t.Errorf("what comes before the promotion failed: %v", r.Err)
+	}
+	if m, _ := memberOf(t, c, b); !m.Learner {
+		t.Error("promoted all the same")
+	}
+	var learner bool
+	promoted.Before = func() error {
+		m, _ := memberOf(t, c, b)
+		learner = m.Learner
+		return nil
+	}
+	holds(t, promoted)
+	if m, _ := memberOf(t, c, b); m.Learner || !learner {
+		t.Errorf("a learner before: %t, after: %t", learner, m.Learner)
+	}
+}
+
 func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	t.Parallel()
 	a, b := newNode(t, "a"), newNode(t, "b")

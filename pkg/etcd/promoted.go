@@ -18,6 +18,9 @@ type Promoted struct {
 	Cluster *Cluster // through other members: a learner is not asked about its cluster. nil is a gap, as in Added
 	PeerURL string
 	Local   string // client URL of the member itself
+	// Before is called when the member has caught up, right before each request to promote it; its error ends Apply.
+	// nil: nothing is to be done before.
+	Before func() error
 }
 
 // Check looks at the member list.
@@ -83,6 +86,11 @@ func (r Promoted) Apply(ctx context.Context) error {
 		}
 		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
 			return err
+		}
+		if r.Before != nil {
+			if err := r.Before(); err != nil {
+				return err
+			}
 		}
 		if err := c.once(&announced, "promote member %s to a voter", m.HexID()); err != nil {
 			return err

@@ -303,6 +303,9 @@ func (h *Host) sync(reals ...string) error {
 	return errors.Join(problems...)
 }
 
+// SyncDir makes durable which names a directory has.
+func (h *Host) SyncDir(path string) error { return syncDir(h.RealPath(path)) }
+
 // SyncTree makes everything below path durable, bottom-up: files first, then the directories that name them, path last.
 func (h *Host) SyncTree(path string) error {
 	return syncTree(h.RealPath(path))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"path"
 	"slices"
 
 	"etcdadm/constants"
@@ -148,7 +149,7 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if !bootstrapped(state) {
 		started = begun{n, c}
 	}
-	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
+	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL(), Before: n.databaseInPlace}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
 		{Name: "health/started", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: started},
@@ -156,6 +157,14 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 			Hint: "start the members that are down: a majority of the voters must be up"},
 		{Name: "health/voter", Short: "member has caught up and votes", Within: constants.CatchUpTimeout, Why: n.why, Want: promoted},
 	}, rest...), err
+}
+
+// databaseInPlace has on the disk which database the member goes on with. etcd renames the one that it received over its
+// first one, which says by then that it has everything, and does not sync that (applySnapshot in its
+// server/v3/etcdserver/server.go, 3.6.16): after a loss of power the member would find the first one, and never start again.
+// A learner may be made anew then, a voter is missed.
+func (n *Node) databaseInPlace() error {
+	return n.Host.SyncDir(path.Join(n.Config.DataDir, "member/snap"))
 }
 
 // metricsUp tells whether the process on this node has come up at all. Its metrics answer before it has heard of anybody,

@@ -39,6 +39,7 @@ type operation struct {
 	ready  func(*story) // and when the hosts have booted
 	args   func(*story) []string
 	holds  func(*story) // at the end, beside the files
+	syncs  string       // a directory of etcd that has to be on the disk by then; "": none
 }
 
 var operations = []operation{
@@ -63,6 +64,7 @@ var operations = []operation{
 			s.reads(s.Hosts[1], "color", "blue")
 			s.serves(s.Hosts...)
 		},
+		syncs: "/var/lib/etcd/member/snap", // where a snapshot has taken the place of the first database
 	},
 	{
 		name: "reset", hosts: 2,
@@ -205,6 +207,9 @@ func (p *powered) undisturbed() []call {
 	}
 	p.holds(p.story)
 	p.end = p.files()
+	if p.syncs != "" && last[call{name: "fsync", path: p.syncs}] == 0 {
+		p.t.Errorf("%s is not synced", p.syncs)
+	}
 	calls := slices.DeleteFunc(all, func(c call) bool {
 		n := last[call{name: c.name, path: c.path}]
 		return c.path != socket && n > 4 && c.n != 1 && c.n != n/2 && c.n != n
