@@ -31,13 +31,17 @@ const (
 type process struct {
 	host                *host.Host
 	installDir, dataDir string // logical
+
+	// alone is set from when no process of this machine was found to be a supervisor of this root until one is started:
+	// nobody else does that, as this run has the lock of the node. To look through all processes takes milliseconds.
+	alone bool
 }
 
 // NewProcess returns the backend that keeps etcd running without an init system: for containers, tests and
 // demonstrations. It does not start etcd at boot. This program has to run Supervise as `supervise --root DIR
 // --install-dir DIR --data-dir DIR`.
 func NewProcess(h *host.Host, installDir, dataDir string) Backend {
-	return &process{h, path.Clean(installDir), path.Clean(dataDir)}
+	return &process{host: h, installDir: path.Clean(installDir), dataDir: path.Clean(dataDir)}
 }
 
 // PathFor returns the real path: etcd runs outside of the root.
@@ -126,6 +130,9 @@ func (p *process) supervisor() (int, error) {
 // unlocked finds the supervisor by its command line. The lock file is not for every user to read, and somebody may have
 // deleted it under the supervisor: a second etcd on the same data must not be started for that.
 func (p *process) unlocked() (int, error) {
+	if p.alone {
+		return 0, nil
+	}
 	all, err := p.host.Processes()
 	if err != nil {
 		return 0, err
@@ -139,6 +146,7 @@ func (p *process) unlocked() (int, error) {
 			return c.PID, nil
 		}
 	}
+	p.alone = true
 	return 0, nil
 }
 

@@ -124,6 +124,7 @@ func (r running) started(ctx context.Context, pid int) error {
 		case err != nil:
 			return err
 		case v.etcd != 0 && (v.digest == r.digest || v.unreadable != nil):
+			r.alone = false
 			return nil //nolint:nilerr // what cannot be read is not judged
 		case v.etcd != 0 && v.digest != "":
 			return errs.New(errs.Failed, "etcd was started with other settings than wanted: %s was not written for them", constants.EnvFile).

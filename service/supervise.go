@@ -57,7 +57,7 @@ func Supervise(ctx context.Context, h *host.Host, installDir, dataDir string) er
 		return err
 	}
 	defer release()
-	s := &supervisor{process: &process{h, path.Clean(installDir), path.Clean(dataDir)}}
+	s := &supervisor{process: &process{host: h, installDir: path.Clean(installDir), dataDir: path.Clean(dataDir)}}
 	if err := s.loop(ctx); err != nil {
 		s.logf("etcd is not started: %v", err)
 		s.tell(err.Error())

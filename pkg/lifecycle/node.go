@@ -80,6 +80,8 @@ type Node struct {
 	// AcceptLoseQuorum lets a restart take the quorum away.
 	AcceptLoseQuorum bool
 
+	process service.Backend // under --init-system process, once: it remembers that it looked through all processes
+
 	turn      *etcd.Turn     // to be away, while this operation lasts
 	admission etcd.Admission // to be added and started
 	clusters  map[string]*etcd.Cluster
@@ -150,7 +152,10 @@ func (n *Node) ChooseVersion(ctx context.Context) (string, error) {
 func (n *Node) backend() (service.Backend, error) {
 	switch n.Config.InitSystem {
 	case api.Process:
-		return service.NewProcess(n.Host, n.Config.InstallDir, n.Config.DataDir), nil
+		if n.process == nil {
+			n.process = service.NewProcess(n.Host, n.Config.InstallDir, n.Config.DataDir)
+		}
+		return n.process, nil
 	case api.Systemd:
 		return service.NewSystemd(n.Host, service.Unit{
 			InstallDir: n.Config.InstallDir, DataDir: n.Config.DataDir, CertsDir: n.Config.CertsDir, DiskPriorities: n.Config.DiskPriorities,
