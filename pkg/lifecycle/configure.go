@@ -22,7 +22,7 @@ func (n *Node) alone() service.Bootstrap {
 
 // configure is everything that etcd reads at its start. What it needs only for the first one goes before the
 // environment, so that an environment without it and without data tells of data that was lost.
-func (n *Node) configure(b service.Bootstrap, quota int64, marker bool) ([]converge.Step, error) {
+func (n *Node) configure(ctx context.Context, b service.Bootstrap, quota int64, marker bool) ([]converge.Step, error) {
 	state, err := n.data()
 	if err != nil {
 		return nil, err
@@ -32,6 +32,17 @@ func (n *Node) configure(b service.Bootstrap, quota int64, marker bool) ([]conve
 		return nil, err
 	}
 	steps := n.account(PhaseConfigure)
+	unborn := snapshot.Unborn{Host: n.Host, DataDir: n.Config.DataDir}
+	if begins, err := n.bootstrapping(); err != nil {
+		return nil, err
+	} else if begins && b.State == "new" && len(n.Config.JoinEndpoints) == 0 { // one that joins gets its first entry from the others
+		if d, err := unborn.Check(ctx); err != nil {
+			return nil, err
+		} else if len(d) > 0 {
+			steps = append(steps, stopped(backend, "etcd of a first start that was cut off is stopped"), once("configure/unborn", "nothing of a first start that was cut off", unborn))
+			state.Kind = snapshot.Empty
+		}
+	}
 	for _, f := range backend.Files() {
 		steps = append(steps, once("configure/"+path.Base(f.Path), path.Base(f.Path), f))
 	}

@@ -38,14 +38,14 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 		}})
 	}
 	return append(phases,
-		converge.Phase{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(context.Context) ([]converge.Step, error) {
+		converge.Phase{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) {
 			env, err := n.environment()
 			if err != nil {
 				return nil, err
 			}
 			// A member that joined others without the marker would shut them out by asking for it now.
 			marker := env == nil
-			return n.configure(n.alone(), 0, marker)
+			return n.configure(ctx, n.alone(), 0, marker)
 		}},
 		n.startPhase(),
 		n.etcdctlPhase(),

@@ -189,7 +189,7 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 	}
 	m, err := n.members(ctx, c)
 	if waits, werr := n.waits(ctx, err); werr != nil || waits { // it keeps what was agreed on before
-		steps, err := n.configure(service.Bootstrap{}, 0, false)
+		steps, err := n.configure(ctx, service.Bootstrap{}, 0, false)
 		return steps, errors.Join(werr, err)
 	}
 	if err != nil {
@@ -210,7 +210,7 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 			return nil, err
 		}
 	}
-	return n.configure(service.Bootstrap{InitialCluster: n.initialCluster(m), State: "existing"}, quota, marker)
+	return n.configure(ctx, service.Bootstrap{InitialCluster: n.initialCluster(m), State: "existing"}, quota, marker)
 }
 
 // initialCluster lists the members as etcd wants it of a joiner: as many as there are, with their URLs. Names are not

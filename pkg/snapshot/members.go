@@ -147,6 +147,33 @@ func lag(db *bbolt.DB, walDir string) (uint64, error) {
 	return 0, nil
 }
 
+// entries tells whether a WAL has any entry, as one has of which a file was purged; or whether a database, if one is named,
+// has a member.
+func entries(walDir, database string) (bool, error) {
+	files, err := filepath.Glob(filepath.Join(walDir, "*.wal"))
+	if err != nil || len(files) != 1 {
+		return true, err
+	}
+	last, err := lastEntry(files[0])
+	if err != nil || last > 0 || database == "" {
+		return last > 0, err
+	}
+	db, err := bbolt.Open(database, 0o400, &bbolt.Options{ReadOnly: true, Timeout: lockLimit})
+	if err != nil {
+		return false, err
+	}
+	defer db.Close()
+	known := false
+	err = db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket([]byte("members")); b != nil {
+			first, _ := b.Cursor().First()
+			known = first != nil
+		}
+		return nil
+	})
+	return known, err
+}
+
 // lastEntry returns the index of the last entry in a file of a WAL; 0 when it has none. A record that was cut off by a
 // crash ends the file: it was acknowledged to nobody.
 func lastEntry(path string) (uint64, error) {

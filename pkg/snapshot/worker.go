@@ -36,6 +36,7 @@ const (
 	doStatus  = "status"
 	doRestore = "restore"
 	doMembers = "members"
+	doEntries = "entries"
 )
 
 // request is what the worker reads, as JSON. All paths are real ones.
@@ -43,7 +44,7 @@ type request struct {
 	Do       string `json:"do"`
 	Database string `json:"database"`      // the file to read; it is never written to
 	Name     string `json:"name"`          // what messages call it
-	WAL      string `json:"wal,omitempty"` // the WAL directory beside it, for members
+	WAL      string `json:"wal,omitempty"` // the WAL directory beside it, for members and entries
 
 	// Restore:
 	DataDir  string `json:"dataDir,omitempty"` // empty, or absent
@@ -65,6 +66,7 @@ type reply struct {
 	Keys       int         `json:"keys,omitempty"`
 	Version    string      `json:"version,omitempty"`
 	Membership *Membership `json:"membership,omitempty"`
+	Entries    bool        `json:"entries,omitempty"` // the WAL has one, or the database a member
 }
 
 // Child is the worker: the process of ourselves in which databases are read, and which a corrupt one may end. It reads
@@ -85,6 +87,8 @@ func Child(_ context.Context, stdin io.Reader, stdout io.Writer) error {
 		err = restore(q)
 	case doMembers:
 		a.Membership, err = members(q.Database, q.WAL)
+	case doEntries:
+		a.Entries, err = entries(q.WAL, q.Database)
 	default:
 		err = fmt.Errorf("%q is no request", q.Do)
 	}
