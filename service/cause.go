@@ -46,7 +46,7 @@ var causes = []struct {
 	{`no space left on device`, "a disk is full", "make room, and etcd starts by itself; see what is full: df -h; du -xhd1 / | sort -h"},
 	{`read-only file system`, "the file system of the data is read-only", "see why: dmesg | tail -n 50; findmnt"},
 	{`input/output error`, "a disk fails: input/output error", "see what the kernel says: dmesg | tail -n 50"},
-	{`too many open files`, "the limit of open files is reached", "raise LimitNOFILE in a drop-in: systemctl edit etcd"},
+	{`too many open files|file descriptor limit of etcd process is too low`, "the limit of open files is reached", "raise LimitNOFILE in a drop-in: systemctl edit etcd; without systemd: ulimit -n 65536"},
 	{`listen tcp4? (\S+): bind: address already in use`, "$1 is taken by another process", "see by which: ss -lntp; stop it, or give this node another address: --bind-address ADDRESS"},
 	{`listen tcp4? (\S+): bind: cannot assign requested address`, "the address of $1 is not on this host", "see which are: ip address; choose one: --bind-address ADDRESS"},
 	{`open (\S+): permission denied`, "etcd may not read or write $1", "see who may: namei -l $1; files that root dropped into place are given to etcd when it is started: systemctl restart etcd"},

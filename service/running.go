@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
@@ -73,8 +75,18 @@ func (r running) Check(ctx context.Context) (converge.Diff, error) {
 		return nil, fmt.Errorf("whether etcd has to be restarted: %w", v.unreadable)
 	case v.digest != r.digest:
 		return gap("running with other settings", "restarted")
+	case r.starved(v):
+		return gap("ending again and again, with fewer open files than it could have now", "restarted")
 	}
 	return nil, nil
+}
+
+// starved tells whether etcd has ended under a supervisor that may open fewer files than this process: it would have been
+// started from a shell with a low limit, which all that it starts has too.
+func (r running) starved(v view) bool {
+	var theirs, ours unix.Rlimit
+	return r.exited(v).LastExit != "" && unix.Prlimit(v.supervisor, unix.RLIMIT_NOFILE, nil, &theirs) == nil &&
+		unix.Getrlimit(unix.RLIMIT_NOFILE, &ours) == nil && theirs.Cur < ours.Cur
 }
 
 // Apply starts etcd, after it has stopped one that runs with other settings or that does not stay up.
@@ -88,7 +100,7 @@ func (r running) Apply(ctx context.Context) error {
 	}
 	// A supervisor of which no etcd has ended yet is about to start its first.
 	starting := v.supervisor != 0 && v.etcd == 0 && r.exited(v).PID == 0
-	if v.supervisor != 0 && !starting && (v.etcd == 0 || v.digest != r.digest) {
+	if v.supervisor != 0 && !starting && (v.etcd == 0 || v.digest != r.digest || r.starved(v)) {
 		if err := r.stop(ctx, v); err != nil {
 			return err
 		}
