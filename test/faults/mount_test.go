@@ -69,7 +69,7 @@ func TestDiskFillsUp(t *testing.T) {
 	for kib := int64(0); kib < 128; kib += 8 { // the first files
 		steps = append(steps, kib<<10)
 	}
-	for mib := int64(1); mib < 96; mib += 4 { // the archive, the programs
+	for mib := int64(1); mib < 240; mib += 4 { // the archive, the programs, etcd's log and database
 		steps = append(steps, mib<<20)
 	}
 	for _, i := range draw(t, len(steps), 4) {

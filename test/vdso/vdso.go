@@ -53,31 +53,26 @@ func Jump(pid int, wrong time.Duration) error {
 	return fmt.Errorf("process %d does nothing but read the clock", pid)
 }
 
-// stoppedAt waits until all threads of a process have stopped, and tells whether one did between two addresses.
+// stoppedAt waits until no thread of a process runs, and tells whether one would go on between two addresses.
 func stoppedAt(pid int, from, to int64) (bool, error) {
 	for range 1000 {
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 		if err != nil || len(threads) == 0 {
 			return false, fmt.Errorf("process %d has ended", pid)
 		}
-		stopped, there := true, false
+		running, there := false, false
 		for _, t := range threads {
-			state, _ := os.ReadFile(t + "/stat")
 			at, err := os.ReadFile(t + "/syscall")
-			if err != nil {
-				stopped = false // a thread that ends
+			f := strings.Fields(string(at))
+			if err != nil || len(f) < 2 { // "running"; what waits in a system call stops when it comes back from there
+				running = true
 				continue
 			}
-			// Behind the name, which is in parentheses, stands the state; the last field of the other file is the address.
-			_, rest, _ := strings.Cut(string(state), ") ")
-			stopped = stopped && strings.HasPrefix(rest, "T")
 			var pc int64
-			if f := strings.Fields(string(at)); len(f) > 1 {
-				_, _ = fmt.Sscanf(f[len(f)-1], "0x%x", &pc)
-			}
+			_, _ = fmt.Sscanf(f[len(f)-1], "0x%x", &pc)
 			there = there || from <= pc && pc < to
 		}
-		if stopped {
+		if !running {
 			return there, nil
 		}
 		time.Sleep(time.Millisecond)
