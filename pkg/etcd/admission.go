@@ -35,7 +35,7 @@ func (d *Admission) Take(ctx context.Context, c *Cluster) error {
 		case err != nil && ending(ctx):
 			return err
 		case err != nil, d.held():
-			return nil // whoever asks for the members next says why they do not answer
+			return nil //nolint:nilerr // whoever asks for the members next says why they do not answer
 		}
 		return d.try(ctx, c)
 	})
