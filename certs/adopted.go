@@ -26,7 +26,7 @@ type adopted struct {
 
 // adoptionPath is the file that names the keys of the pairs, one "<digest>  <name>" for each. A pair that is issued anew
 // later is known by its place instead.
-func adoptionPath(dir string) string { return path.Join(dir, pairsDir, "adopted") }
+func adoptionPath(dir string) string { return path.Join(dir, PairsDir, "adopted") }
 
 // wanted is what the two records should say; "" for a CA, or pairs, that are not there.
 func (a adopted) wanted() (ca, leaves string, err error) {

@@ -87,7 +87,7 @@ func readCA(h *host.Host, dir string) (pair, error) { return readPair(h, dir, CA
 
 // recordPath is the file that names the key of a CA that was made here. Its name goes with ca.crt and ca.key: callers
 // renew by removing all but ca.*.
-func recordPath(dir string) string { return path.Join(dir, pairsDir, "ca.made") }
+func recordPath(dir string) string { return path.Join(dir, PairsDir, "ca.made") }
 
 // CAMadeHere tells whether the CA of a directory was made on this node, and not brought there by an operator.
 func CAMadeHere(h *host.Host, dir string) (bool, error) {

@@ -343,7 +343,7 @@ func TestKeysBelongToTheirOwner(t *testing.T) {
 	crt, err := h.ReadFile(path.Join(dir, "server.crt"))
 	must(t, err)
 	must(t, h.WriteFile(path.Join(dir, "server.crt"), crt, 0o644))
-	must(t, h.RemoveAll(path.Join(dir, pairsDir)))
+	must(t, h.RemoveAll(path.Join(dir, PairsDir)))
 	if d, err := leaf.Check(t.Context()); err != nil || len(d) > 0 {
 		t.Errorf("a placed key: %v, %v", d, err)
 	}

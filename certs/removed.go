@@ -58,7 +58,7 @@ func (r removed) doomed() ([]string, error) {
 	if err != nil || names == nil {
 		return nil, err
 	}
-	inner, err := r.list(path.Join(r.dir, pairsDir))
+	inner, err := r.list(path.Join(r.dir, PairsDir))
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (r removed) doomed() ([]string, error) {
 		}
 		for _, e := range inner {
 			if e == name || s.owns(e) {
-				gone = append(gone, path.Join(pairsDir, e))
+				gone = append(gone, path.Join(PairsDir, e))
 			}
 		}
 	}
@@ -99,7 +99,7 @@ func (r removed) doomed() ([]string, error) {
 	record := path.Base(recordPath(r.dir))
 	for _, e := range inner {
 		if host.IsStaging(e) || e == path.Base(adoptionPath(r.dir)) || e == record {
-			gone = append(gone, path.Join(pairsDir, e))
+			gone = append(gone, path.Join(PairsDir, e))
 		}
 	}
 	gone = r.emptied(gone, names, inner)
@@ -123,8 +123,8 @@ func (r removed) emptied(gone, names, inner []string) []string {
 	left := func(dir string, entries []string) bool {
 		return slices.ContainsFunc(entries, func(e string) bool { return !slices.Contains(gone, path.Join(dir, e)) })
 	}
-	if slices.Contains(names, pairsDir) && !left(pairsDir, inner) {
-		gone = append(gone, pairsDir)
+	if slices.Contains(names, PairsDir) && !left(PairsDir, inner) {
+		gone = append(gone, PairsDir)
 	}
 	if left("", names) {
 		return gone

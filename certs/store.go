@@ -13,8 +13,8 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// pairsDir holds what the links of a certificates directory lead to.
-const pairsDir = ".pairs"
+// PairsDir holds what the links of a certificates directory lead to.
+const PairsDir = ".pairs"
 
 // store is where one pair lies on the disk. See the package comment for the layout.
 type store struct {
@@ -26,10 +26,10 @@ type store struct {
 
 func (s store) crt() string  { return path.Join(s.dir, s.name+".crt") }
 func (s store) key() string  { return path.Join(s.dir, s.name+".key") }
-func (s store) link() string { return path.Join(s.dir, pairsDir, s.name) }
+func (s store) link() string { return path.Join(s.dir, PairsDir, s.name) }
 
 // text is what the public link of a file says. It is relative, so that it leads there from outside of the root too.
-func (s store) text(file string) string { return path.Join(pairsDir, s.name, file) }
+func (s store) text(file string) string { return path.Join(PairsDir, s.name, file) }
 
 // version names the directory of one issued pair.
 func (s store) version(p pair) string {
@@ -48,7 +48,7 @@ func (s store) owns(entry string) bool {
 func (s store) write(pairs ...pair) error {
 	return s.host.Together(func(h *host.Host) error {
 		for _, p := range pairs {
-			at := path.Join(s.dir, pairsDir, s.version(p))
+			at := path.Join(s.dir, PairsDir, s.version(p))
 			if err := h.WriteFileFor(s.owner, path.Join(at, s.name+".key"), p.key.data, 0o600); err != nil {
 				return err
 			}
@@ -115,7 +115,7 @@ func (s store) leftovers(p pair) ([]string, error) {
 			left = append(left, f)
 		}
 	}
-	entries, err := s.host.ReadDir(path.Join(s.dir, pairsDir))
+	entries, err := s.host.ReadDir(path.Join(s.dir, PairsDir))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return left, nil
 	}
@@ -130,7 +130,7 @@ func (s store) leftovers(p pair) ([]string, error) {
 	}
 	for _, e := range entries {
 		if e.Name() == s.name && current == "" || s.owns(e.Name()) && e.Name() != current {
-			left = append(left, path.Join(s.dir, pairsDir, e.Name()))
+			left = append(left, path.Join(s.dir, PairsDir, e.Name()))
 		}
 	}
 	return left, nil

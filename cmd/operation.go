@@ -127,6 +127,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 		}
 	}
 	if !o.dryRun {
+		killed := node.Host.WasKilled(constants.LockFile)
 		release, err := node.Host.Lock(constants.LockFile)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
@@ -138,6 +139,11 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 			return err
 		}
 		defer release()
+		if killed {
+			if err := node.SyncNames(); err != nil {
+				return err
+			}
+		}
 	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc

@@ -281,6 +281,12 @@ func (h *Host) Lock(path string) (release func(), err error) {
 	}, nil
 }
 
+// WasKilled tells whether the last holder of a lock file ended without giving it back, since the machine booted.
+func (h *Host) WasKilled(path string) bool {
+	b, err := os.ReadFile(h.RealPath(path))
+	return err == nil && len(bytes.TrimSpace(b)) > 0
+}
+
 // LockedBy returns the id of the process that holds a lock file, or 0 when nobody does.
 func (h *Host) LockedBy(path string) (int, error) {
 	f, err := os.Open(h.RealPath(path))

@@ -299,3 +299,19 @@ func TestListenersNameTheirProcess(t *testing.T) {
 		}
 	}
 }
+
+func TestAKilledHolderIsRemembered(t *testing.T) {
+	h := host.New(t.TempDir())
+	if h.WasKilled("/run/lock") {
+		t.Error("nobody has held the lock yet")
+	}
+	release, err := h.Lock("/run/lock")
+	must(t, err)
+	if !h.WasKilled("/run/lock") { // as it is while somebody holds it, and after that one has died
+		t.Error("the holder is not remembered")
+	}
+	release()
+	if h.WasKilled("/run/lock") {
+		t.Error("the lock was given back")
+	}
+}

@@ -101,6 +101,26 @@ func (n *Node) Close() {
 	n.clusters = nil
 }
 
+// SyncNames makes durable which files there are: a run that was killed may have had no time to, and the next one finds its
+// work done. What a file holds is on the disk before it has its name.
+func (n *Node) SyncNames() error {
+	c := n.Config
+	dirs := []string{
+		"/etc", path.Dir(constants.ConfigFile), constants.EtcdDir, path.Dir(c.CertsDir), c.CertsDir, path.Join(c.CertsDir, certs.PairsDir),
+		path.Dir(constants.UnitFile), path.Dir(constants.SysusersFile), path.Dir(c.InstallDir), c.InstallDir, path.Join(c.InstallDir, constants.ReleasesDir),
+		path.Dir(c.DataDir), c.DataDir, constants.BackupDir,
+	}
+	if c.InitSystem == api.Kubelet {
+		dirs = append(dirs, c.KubeletPodManifestPath)
+	}
+	for _, dir := range dirs {
+		if err := n.Host.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // version is valid: the configuration was validated.
 func (n *Node) version() version.Etcd {
 	v, _ := version.ParseEtcd(n.Config.Version)

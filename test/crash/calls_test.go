@@ -75,6 +75,42 @@ func TestADirectoryHasItsModeAtOnce(t *testing.T) {
 	}
 }
 
+// A run that is killed between the change of a name and its sync leaves what looks done and is not on the disk: the next
+// one finds nothing to do there, and syncs it before it believes so.
+func TestWhatAKilledRunDidIsSynced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, release.Get(t))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := append([]string{"init", "phase", "config"}, w.test.settings(current)...)
+	last := ""
+	kill := func(c syscalls.Call) syscalls.Answer {
+		if c.Name == "fsync" && last == "renameat" {
+			return syscalls.Kill
+		}
+		last = c.Name
+		return syscalls.Continue
+	}
+	if r := w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: kill}.Run, config); !r.Killed {
+		t.Fatalf("not killed: %+v", r)
+	}
+	for _, want := range []bool{true, false} {
+		synced := false
+		ask := func(c syscalls.Call) syscalls.Answer {
+			synced = synced || c.Name == "fsync" && c.Path == filepath.Join(w.test.root, "etc/etcdadm")
+			return syscalls.Continue
+		}
+		if r := w.must(w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: ask}.Run, config)); r.Changed {
+			t.Errorf("the run was killed too early: %+v", r.Changes())
+		}
+		if synced != want {
+			t.Errorf("the directory was synced: %t, want %t", synced, want)
+		}
+	}
+}
+
 // sweep is all stories with the built etcdadm.
 type sweep struct {
 	ctx    context.Context // ends when no more tries are to begin
