@@ -23,7 +23,7 @@ type Kind string
 // The kinds of data directories.
 const (
 	Absent     Kind = "absent"
-	Empty      Kind = "empty"         // nothing but lost+found, copies that were set aside, and leftovers of ours
+	Empty      Kind = "empty"         // nothing but lost+found, copies that were set aside, and leftovers
 	Whole      Kind = "a member"      // a WAL and a database
 	Half       Kind = "half a member" // one without the other: etcd would start into nonsense, or panic
 	Foreign    Kind = "foreign files" // and no member
@@ -59,7 +59,7 @@ func InspectDir(h *host.Host, dataDir string) (State, error) {
 	var foreign []string
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == "lost+found" || isSetAside(memberDir, name) || isLeftover(memberDir, name):
+		case name == "lost+found" || name == touchFile || isSetAside(memberDir, name) || isLeftover(memberDir, name):
 		case name == memberDir:
 			s, err := inspectMember(h, filepath.Join(dataDir, memberDir))
 			if err != nil || s.Kind != Empty {
@@ -92,7 +92,7 @@ func inspectMember(h *host.Host, dir string) (State, error) {
 				wal = true
 			case sub == "snap" && e.Name() == "db":
 				database = true
-			case sub == "" && e.Name() == filepath.Base(constants.GuardFile) || host.IsStaging(e.Name()):
+			case sub == "" && e.Name() == filepath.Base(constants.GuardFile) || host.IsStaging(e.Name()) || e.Name() == touchFile:
 			case !e.IsDir():
 				others = true
 			}
@@ -147,8 +147,13 @@ func refuseInUse(h *host.Host, dataDir string) error {
 	return err
 }
 
-// memberDir is the one directory that etcd keeps in its data directory.
-const memberDir = "member"
+const (
+	// memberDir is the one directory that etcd keeps in its data directory.
+	memberDir = "member"
+	// touchFile is what etcd writes to a directory and removes again at each start, to see whether it may: it may be seen, and
+	// stays when etcd dies just then (client/pkg/fileutil.IsDirWriteable).
+	touchFile = ".touch"
+)
 
 // contentsOnly tells whether a data directory has to stay what it is, a mount point or a link, so that only its
 // contents may be replaced.
@@ -206,7 +211,7 @@ func leftovers(h *host.Host, dataDir string) ([]string, error) {
 			return nil, unreadable(dir, err)
 		}
 		for _, e := range entries {
-			if isLeftover(base, e.Name()) {
+			if isLeftover(base, e.Name()) || dir == dataDir && e.Name() == touchFile {
 				found = append(found, filepath.Join(dir, e.Name()))
 			}
 		}

@@ -25,6 +25,7 @@ func TestInspectDir(t *testing.T) {
 		{"set aside", []string{"member.20261121T120000Z/snap/db", "member.20261121T120000Z-2/snap/db"}, State{Kind: Empty}},
 		{"leftovers", []string{".member.restore-0123456789ab/member/snap/db", ".member.removed/wal/0.wal"}, State{Kind: Empty}},
 		{"directories that etcd makes first", []string{"member/snap/", "member/wal.tmp/"}, State{Kind: Empty}},
+		{"what etcd tries directories with", []string{".touch", "member/snap/.touch"}, State{Kind: Empty}},
 		{"the guard of a pod", []string{"member/.etcdadm-guard", "member/..etcdadm-guard.etcdadm-new"}, State{Kind: Empty}},
 		{"a member", []string{"member/wal/0-0.wal", "member/snap/db", "lost+found/"}, State{Kind: Whole}},
 		{"a member and something else", []string{"member/wal/0-0.wal", "member/snap/db", "notes.txt"}, State{Kind: Whole}},

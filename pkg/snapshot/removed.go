@@ -86,7 +86,7 @@ func (r Removed) bare() (bool, error) {
 		return false, unreadable(r.DataDir, err)
 	}
 	for _, e := range entries {
-		if e.Name() != memberDir && !isLeftover(memberDir, e.Name()) {
+		if e.Name() != memberDir && e.Name() != touchFile && !isLeftover(memberDir, e.Name()) {
 			return false, nil
 		}
 	}
