@@ -112,10 +112,12 @@ func TestTheClockIsWrong(t *testing.T) {
 // holder is the process that a refusal for the lock names.
 var holder = regexp.MustCompile(`locked by process (\d+)`)
 
-// beside runs another etcdadm on the host as soon as one that runs there has come to a phase. It has to be refused with the
-// name of that one, which is given to meet.
-func (s *story) beside(h *Host, phase string, meet func(pid string), args ...string) error {
-	return s.try(h, once(phase, func() {
+// beside runs another etcdadm on the host while one that runs there waits for etcd, whose start is held up. The other has to be
+// refused with the name of that one, which is given to meet.
+func (s *story) beside(h *Host, meet func(pid string), args ...string) error {
+	start := holdUp(h)
+	return s.try(h, once("start", func() {
+		defer start()
 		a := s.ask(h, s.argv("init")...)
 		m := holder.FindStringSubmatch(a.said)
 		if a.status != 4 || m == nil {
@@ -129,12 +131,18 @@ func (s *story) beside(h *Host, phase string, meet func(pid string), args ...str
 	}), args...)
 }
 
+// holdUp has etcd on a host wait with each start until the returned function was called.
+func holdUp(h *Host) (start func()) {
+	h.Write("/etc/systemd/system/etcd.service.d/late.conf", 0o644, "[Service]\nExecStartPre=+sh -c 'until test -e /run/go; do sleep 0.05; done'\n")
+	return func() { h.Run("touch", "/run/go") }
+}
+
 func TestTwoAtOnce(t *testing.T) {
 	s := begin(t, 3, current)
 	a, b, c := s.Hosts[0], s.Hosts[1], s.Hosts[2]
 
 	// On one node the first one wins, and the second one is told of it.
-	if err := s.beside(a, "certificates", func(string) {}, "init"); err != nil {
+	if err := s.beside(a, func(string) {}, "init"); err != nil {
 		t.Error(err)
 	}
 	s.says(a, 0, []string{"nothing to do"}, "init")
@@ -143,7 +151,7 @@ func TestTwoAtOnce(t *testing.T) {
 	// A lock never outlives its holder.
 	s.giveCA(a, b, c)
 	kill := func(pid string) { b.Run("kill", "-KILL", pid) }
-	if err := s.beside(b, "configure", kill, "join", client(a)); err == nil {
+	if err := s.beside(b, kill, "join", client(a)); err == nil {
 		t.Error("a join that was killed has succeeded")
 	}
 	s.etcdadm(b, "join", client(a))
@@ -151,9 +159,9 @@ func TestTwoAtOnce(t *testing.T) {
 
 	// On two nodes both win. The one that leaves does so when the one that comes has been told of it as a member, and its
 	// etcd has not begun: there that is held up.
-	c.Write("/etc/systemd/system/etcd.service.d/late.conf", 0o644, "[Service]\nExecStartPre=+sh -c 'until test -e /run/go; do sleep 0.05; done'\n")
+	start := holdUp(c)
 	err := s.try(c, once("start", func() {
-		if err := s.try(b, once("stop", func() { c.Run("touch", "/run/go") }), "reset"); err != nil {
+		if err := s.try(b, once("stop", start), "reset"); err != nil {
 			t.Error(err)
 		}
 	}), "join", client(a))
