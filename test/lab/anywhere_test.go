@@ -115,7 +115,7 @@ func (s *story) member() {
 }
 
 func keepsBlue(s *story) {
-	s.reads(s.Hosts[0], "color", "blue")
+	s.comesUp(s.Hosts[0], "color", "blue") // not every operation waits for that
 	s.serves(s.Hosts[0])
 }
 
