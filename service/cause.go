@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/errs"
@@ -118,9 +119,17 @@ var ErrMembersChanged = errors.New(membersChanged)
 // NotUp is the error of an etcd that does not stay up: how it ended, the likely cause, its last telling lines, and where
 // the others are.
 func NotUp(b Backend, lastExit string) error {
+	lines, _ := b.Logs(tellingLines)
+	for range 20 { // a journal takes a moment
+		if _, found := CauseOf(lines); found {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		lines, _ = b.Logs(tellingLines)
+	}
 	hints := Why(b)
 	reason := errors.New(cmp.Or(lastExit, "it says nothing"))
-	if lines, _ := b.Logs(tellingLines); len(lines) > 0 {
+	if len(lines) > 0 {
 		if c, ok := CauseOf(lines); ok && c.Reason != lastExit {
 			cause := errors.New(c.Reason)
 			if c.Reason == membersChanged {

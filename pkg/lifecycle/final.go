@@ -60,10 +60,14 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 	}
 	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used && state.Kind == snapshot.Whole && !o.SkipRemoveMember {
 		m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
+		began := true
 		if err != nil {
-			return nil, err
+			if began, _ = snapshot.Served(ctx, n.Host, n.Config.DataDir); began {
+				return nil, err
+			}
 		}
 		switch {
+		case !began && len(n.Config.JoinEndpoints) == 0: // a first start that was cut off: there is nothing to keep
 		case onlyVoter(m):
 			steps = append(steps, once("data/final-snapshot", "final snapshot",
 				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))

@@ -147,16 +147,16 @@ func lag(db *bbolt.DB, walDir string) (uint64, error) {
 	return 0, nil
 }
 
-// entries tells whether a WAL has any entry, as one has of which a file was purged; or whether a database, if one is named,
-// has a member.
-func entries(walDir, database string) (bool, error) {
+// entries tells whether a WAL has more entries than so many, as one has of which a file was purged; or whether a database, if
+// one is named, has a member.
+func entries(walDir string, after uint64, database string) (bool, error) {
 	files, err := filepath.Glob(filepath.Join(walDir, "*.wal"))
 	if err != nil || len(files) != 1 {
 		return true, err
 	}
 	last, err := lastEntry(files[0])
-	if err != nil || last > 0 || database == "" {
-		return last > 0, err
+	if err != nil || last > after || database == "" {
+		return last > after, err
 	}
 	db, err := bbolt.Open(database, 0o400, &bbolt.Options{ReadOnly: true, Timeout: lockLimit})
 	if err != nil {

@@ -50,3 +50,17 @@ func (u Unborn) Apply(ctx context.Context) error {
 	}
 	return Removed(u).Apply(ctx)
 }
+
+// beginning is how many entries a first member writes before it serves anybody: who is a member, and that it leads.
+const beginning = 2
+
+// Served tells whether the member whose data it is can have acknowledged anything to anybody. One that was cut off right
+// after its start has not: its log is at its beginning, and its database knows no member yet, or is no database of etcd's.
+func Served(ctx context.Context, h *host.Host, dataDir string) (bool, error) {
+	database := filepath.Join(dataDir, memberDir, "snap/db")
+	answer, err := ask(ctx, h, request{
+		Do: doEntries, Name: database, After: beginning,
+		Database: h.RealPath(database), WAL: h.RealPath(filepath.Join(dataDir, memberDir, "wal")),
+	})
+	return answer.Entries || err != nil, err
+}

@@ -42,9 +42,10 @@ const (
 // request is what the worker reads, as JSON. All paths are real ones.
 type request struct {
 	Do       string `json:"do"`
-	Database string `json:"database"`      // the file to read; it is never written to
-	Name     string `json:"name"`          // what messages call it
-	WAL      string `json:"wal,omitempty"` // the WAL directory beside it, for members and entries
+	Database string `json:"database"`        // the file to read; it is never written to
+	Name     string `json:"name"`            // what messages call it
+	WAL      string `json:"wal,omitempty"`   // the WAL directory beside it, for members and entries
+	After    uint64 `json:"after,omitempty"` // the entries of the WAL that do not count
 
 	// Restore:
 	DataDir  string `json:"dataDir,omitempty"` // empty, or absent
@@ -66,7 +67,7 @@ type reply struct {
 	Keys       int         `json:"keys,omitempty"`
 	Version    string      `json:"version,omitempty"`
 	Membership *Membership `json:"membership,omitempty"`
-	Entries    bool        `json:"entries,omitempty"` // the WAL has one, or the database a member
+	Entries    bool        `json:"entries,omitempty"` // the WAL has more of them, or the database a member
 }
 
 // Child is the worker: the process of ourselves in which databases are read, and which a corrupt one may end. It reads
@@ -88,7 +89,7 @@ func Child(_ context.Context, stdin io.Reader, stdout io.Writer) error {
 	case doMembers:
 		a.Membership, err = members(q.Database, q.WAL)
 	case doEntries:
-		a.Entries, err = entries(q.WAL, q.Database)
+		a.Entries, err = entries(q.WAL, q.After, q.Database)
 	default:
 		err = fmt.Errorf("%q is no request", q.Do)
 	}
