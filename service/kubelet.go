@@ -215,10 +215,11 @@ func (k *kubelet) State(context.Context) (State, error) {
 	if s.Running {
 		return s, nil
 	}
+	s.Again = true
 	lines, _ := k.Logs(tellingLines)
 	switch {
 	case slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, removedWords) }):
-		s.Removed, s.LastExit = true, removedText
+		s.Removed, s.LastExit, s.Again = true, removedText, false
 	case lastWords(lines) != "":
 		s.LastExit = lastWords(lines)
 	case s.Restarts >= 3:

@@ -73,7 +73,7 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 		if before < 0 && serr == nil {
 			before = s.Restarts
 		}
-		if serr != nil || s.Running && s.Restarts < before+3 || s.LastExit == "" {
+		if serr != nil || (s.Running || s.Again) && s.Restarts < before+3 || s.LastExit == "" {
 			return d, err
 		}
 		return nil, service.NotUp(backend, s.LastExit)
