@@ -72,8 +72,9 @@ func (s *story) witness(at *Host, ca *retired.CA, members ...*Host) *witness {
 	w := &witness{s, at, members, make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		// Of a call that meets a member as it stops nobody knows whether it was heard; the next one meets another member.
-		_, _ = at.Exec("sh", "-c", `ctl="$0"; while ! [ -e /root/enough ]; do i=$((i+1)); ok=failed
+		// Of a call that meets a member as it stops nobody knows whether it was heard; the next one meets another member. So the
+		// last one is one that was served, or the second of two in a row that were not.
+		_, _ = at.Exec("sh", "-c", `ctl="$0"; while ! [ -e /root/enough ] || [ "$ok$was" = failedserved ]; do i=$((i+1)); was=$ok; ok=failed
 			$ctl put key-$i $i >/dev/null 2>>/root/why && [ "$($ctl get --print-value-only key-$i 2>>/root/why)" = $i ] && ok=served
 			echo $ok $i >>/root/seen; done`, asking(s, members...))
 	}()
