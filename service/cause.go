@@ -117,14 +117,13 @@ func lastStart(lines []string) []string {
 var ErrMembersChanged = errors.New(membersChanged)
 
 // NotUp is the error of an etcd that does not stay up: how it ended, the likely cause, its last telling lines, and where
-// the others are.
-func NotUp(b Backend, lastExit string) error {
+// the others are. A journal tells of an end a moment later: it waits for that, for two seconds, until ctx ends.
+func NotUp(ctx context.Context, b Backend, lastExit string) error {
 	lines, _ := b.Logs(tellingLines)
-	for range 20 { // a journal takes a moment
-		if _, found := CauseOf(lines); found {
+	for range 20 {
+		if _, found := CauseOf(lines); found || pause(ctx, 100*time.Millisecond) != nil {
 			break
 		}
-		time.Sleep(100 * time.Millisecond)
 		lines, _ = b.Logs(tellingLines)
 	}
 	hints := Why(b)

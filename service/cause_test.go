@@ -89,3 +89,24 @@ func TestWhatEtcdSaidLastIsItsReason(t *testing.T) {
 		}
 	}
 }
+
+// slowJournal tells of etcd's end only when it is asked for the third time.
+type slowJournal struct {
+	Backend
+	asked int
+}
+
+func (j *slowJournal) LogCommand() string { return "journalctl" }
+
+func (j *slowJournal) Logs(int) ([]string, error) {
+	if j.asked++; j.asked < 3 {
+		return nil, nil
+	}
+	return []string{`{"level":"fatal","msg":"x","error":"no space left on device"}`}, nil
+}
+
+func TestAJournalIsGivenAMoment(t *testing.T) {
+	if err := NotUp(t.Context(), &slowJournal{}, ""); !strings.Contains(err.Error(), "a disk is full") {
+		t.Errorf("error %v", err)
+	}
+}

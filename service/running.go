@@ -148,7 +148,7 @@ func (r running) started(ctx context.Context, pid int) error {
 			}
 			return errs.New(errs.Failed, "etcd was not started: %s", last).Hint("tail %s", r.host.Path(constants.LogFile))
 		case time.Now().After(deadline) && r.exited(v).LastExit != "":
-			return NotUp(r.process, r.exited(v).LastExit)
+			return NotUp(ctx, r.process, r.exited(v).LastExit)
 		case time.Now().After(deadline):
 			return errs.New(errs.Timeout, "etcd did not start within %s", startLimit).Hint("tail %s", r.host.Path(constants.LogFile))
 		}

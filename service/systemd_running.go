@@ -184,7 +184,7 @@ func (r unitRunning) started(ctx context.Context, before, starts int) error {
 					Hint("write it first: etcdadm init phase configure, or etcdadm join phase configure URL")
 			}
 		case pid == 0 && (u.idle() || again >= starts+manyStarts):
-			return NotUp(r.systemd, r.ended(u))
+			return NotUp(ctx, r.systemd, r.ended(u))
 		case time.Now().After(deadline):
 			return errs.New(errs.Timeout, "etcd has not started within %s: the unit is %s (%s)", limit, u["ActiveState"], u["SubState"]).
 				Hint("see what it waits for: systemctl list-jobs; systemctl status %s", constants.Unit)

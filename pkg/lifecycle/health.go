@@ -76,7 +76,7 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 		if serr != nil || (s.Running || s.Again) && s.Restarts < before+3 || s.LastExit == "" {
 			return d, err
 		}
-		return nil, service.NotUp(backend, s.LastExit)
+		return nil, service.NotUp(ctx, backend, s.LastExit)
 	})
 }
 
