@@ -10,9 +10,9 @@ import (
 )
 
 // SyncLatencies appends to a file without a name on the file system that holds a path, syncs each time, and returns how
-// long each took: up to n appends of size bytes, as many as the limit allows. Nothing is left of it. It is an act all the
-// same: the disk works.
-func (h *Host) SyncLatencies(ctx context.Context, path string, n, size int, limit time.Duration) ([]time.Duration, error) {
+// long each took: appends of size bytes for as long as more, which is told of each, asks for another one, and as the limit
+// allows. Nothing is left of it. It is an act all the same: the disk works.
+func (h *Host) SyncLatencies(ctx context.Context, path string, size int, limit time.Duration, more func(took time.Duration) bool) ([]time.Duration, error) {
 	if err := h.Act("measure the disk of %s", path); err != nil {
 		return nil, err
 	}
@@ -27,15 +27,18 @@ func (h *Host) SyncLatencies(ctx context.Context, path string, n, size int, limi
 	defer unix.Close(fd)
 	block := make([]byte, size)
 	var all []time.Duration
-	for end := time.Now().Add(limit); len(all) < n && time.Now().Before(end) && ctx.Err() == nil; {
-		began := time.Now()
+	for began, end := time.Now(), time.Now().Add(limit); began.Before(end) && ctx.Err() == nil; began = time.Now() {
 		if _, err := unix.Write(fd, block); err != nil {
 			return nil, err
 		}
 		if err := unix.Fdatasync(fd); err != nil {
 			return nil, err
 		}
-		all = append(all, time.Since(began))
+		took := time.Since(began)
+		all = append(all, took)
+		if !more(took) {
+			break
+		}
 	}
 	return all, ctx.Err()
 }

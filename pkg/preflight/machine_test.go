@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/host"
@@ -53,7 +54,11 @@ func TestMeasuringADiskLeavesNothing(t *testing.T) {
 	root := t.TempDir()
 	acts := 0
 	h := host.New(root, host.Observe(func(string) { acts++ }))
-	all, err := h.SyncLatencies(t.Context(), "/var/lib/etcd", 20, 2300, constants.RequestTimeout)
+	tries := 0
+	all, err := h.SyncLatencies(t.Context(), "/var/lib/etcd", 2300, constants.RequestTimeout, func(time.Duration) bool {
+		tries++
+		return tries < 20
+	})
 	must(t, err)
 	if len(all) != 20 || acts != 1 {
 		t.Errorf("%d latencies, %d acts", len(all), acts)
