@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -509,5 +510,103 @@ func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	local.applied.Store(s.RaftIndex + 100)
 	if r := <-done; r.Err != nil || !r.Changed {
 		t.Errorf("when it had caught up: %+v", r)
+	}
+}
+
+// The member says that it has caught up, and receives what is new; but the leader does not hear it, as after a cut of the
+// network before TCP sends again. As a voter it would take the quorum with it.
+func TestPromotedWaitsForALeaderThatHearsTheMember(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a"), newNode(t, "b")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	way := newGate(t, strings.TrimPrefix(b.peer, "http://"))
+	b.config.ListenPeerUrls = urls(t, b.peer)
+	b.peer = "http://" + way.address
+	b.config.AdvertisePeerUrls = urls(t, b.peer)
+	holds(t, Added{Cluster: c, PeerURL: b.peer})
+	join(t, b, a)
+	holds(t, Answering{c, b.client})
+	caughtUp := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Before: func() error { return errEnough }}
+	if r := apply(t, caughtUp, 30*time.Second, nil); !errors.Is(r.Err, errEnough) { // heard so far
+		t.Fatal(r.Err)
+	}
+
+	way.shut(true)
+	r := apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 3*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "do not hear each other") {
+		t.Errorf("while the leader does not hear it: %v", r.Err)
+	}
+	if m, _ := memberOf(t, c, b); !m.Learner {
+		t.Fatal("promoted all the same")
+	}
+	way.shut(false)
+	holds(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client})
+}
+
+var errEnough = errors.New("enough")
+
+// gate is a way to an address that can be shut: connections stay, and nothing passes.
+type gate struct {
+	address string
+	mu      sync.Mutex
+	open    *sync.Cond
+	closed  bool
+}
+
+func newGate(t *testing.T, to string) *gate {
+	t.Helper()
+	l, err := net.Listen("tcp", address()+":2380")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{address: l.Addr().String()}
+	g.open = sync.NewCond(&g.mu)
+	t.Cleanup(func() { _ = l.Close(); g.shut(false) })
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer from.Close()
+				there, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				defer there.Close()
+				go g.pass(there, from)
+				g.pass(from, there)
+			}()
+		}
+	}()
+	return g
+}
+
+func (g *gate) shut(closed bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = closed
+	g.open.Broadcast()
+}
+
+// pass hands on what comes in while the gate is open.
+func (g *gate) pass(to, from net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		g.mu.Lock()
+		for g.closed {
+			g.open.Wait()
+		}
+		g.mu.Unlock()
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
 	}
 }

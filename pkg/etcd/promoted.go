@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -87,6 +88,9 @@ func (r Promoted) Apply(ctx context.Context) error {
 		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
 			return err
 		}
+		if err := r.linked(ctx, a, m.ID); err != nil {
+			return err
+		}
 		if r.Before != nil {
 			if err := r.Before(); err != nil {
 				return err
@@ -100,8 +104,9 @@ func (r Promoted) Apply(ctx context.Context) error {
 			return err
 		})
 		switch {
-		case err == nil:
-			return nil
+		case err == nil: // from now on its word is needed too
+			_, err = c.list(ctx, true, anybody)
+			return patient(err)
 		case errors.Is(err, rpctypes.ErrMemberNotLearner): // by a request whose reply was lost; the list tells
 			return waiting{"the member is a voter already", soon}
 		case errors.Is(err, rpctypes.ErrMemberLearnerNotReady):
@@ -125,4 +130,55 @@ func (r Promoted) caughtUp(ctx context.Context, goal uint64) error {
 		return waiting{"the member receives the database", soon}
 	}
 	return nil
+}
+
+// linkLimit is how long the leader and a learner have to answer each other: a pause of a connection, not its end.
+const linkLimit = time.Second
+
+// linked finds out whether the leader and the learner hear each other: the learner applies an entry that is written just for
+// that (see Durable), and the leader receives something from it meanwhile. etcd promotes a learner too whose connections
+// stand still, such as those that TCP has yet to take up again after the network was cut, and nobody could write until they do:
+// isLearnerReady in its server/v3/etcdserver/server.go (3.7.3) looks at what the learner once confirmed.
+func (r Promoted) linked(ctx context.Context, a answer, learner uint64) error {
+	c := r.Cluster
+	s, err := c.Status(ctx, a.endpoint)
+	if err != nil {
+		return waiting{a.endpoint + ": " + said(err), soon}
+	}
+	pages := httpClient(c.o.TLS)
+	defer pages.CloseIdleConnections()
+	leader := slices.IndexFunc(a.Members, func(m Member) bool { return m.ID == s.Leader })
+	heard := func() (float64, error) {
+		if leader < 0 || len(a.Members[leader].ClientURLs) == 0 {
+			return 0, errors.New("nobody knows where the leader is")
+		}
+		return c.metric(ctx, pages, a.Members[leader].ClientURLs[0], `etcd_network_peer_received_bytes_total{From="`+hexID(learner)+`"}`)
+	}
+	before, missing := heard()
+	writing, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
+	_, err = a.client.AlarmList(writing)
+	if errors.Is(err, rpctypes.ErrPermissionDenied) || errors.Is(err, rpctypes.ErrUserEmpty) { // whoever may not ask may not promote either
+		return nil
+	}
+	if err == nil {
+		s, err = c.Status(ctx, a.endpoint)
+	}
+	if err != nil {
+		return waiting{"the cluster does not answer any more (" + said(err) + ")", soon}
+	}
+	for end := time.Now().Add(linkLimit); time.Now().Before(end); {
+		if err = r.caughtUp(ctx, s.RaftIndex); err == nil {
+			if missing != nil { // the leader cannot be asked from here: what the learner says has to do
+				return nil
+			}
+			if now, err := heard(); err == nil && now > before {
+				return nil
+			}
+		}
+		if err := pause(ctx, soon); err != nil {
+			return err
+		}
+	}
+	return waiting{"the leader and the member do not hear each other", soon}
 }

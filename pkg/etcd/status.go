@@ -111,24 +111,31 @@ func (c *Cluster) Quota(ctx context.Context, endpoint string) (int64, error) {
 	if s.Quota > 0 {
 		return s.Quota, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
-	defer cancel()
 	client := httpClient(c.o.TLS)
 	defer client.CloseIdleConnections()
-	const metric = "etcd_server_quota_backend_bytes"
+	quota, err := c.metric(ctx, client, endpoint, "etcd_server_quota_backend_bytes")
+	if err == nil && quota <= 0 {
+		err = fmt.Errorf("%s: its metrics tell a quota of %g bytes", endpoint, quota)
+	}
+	return int64(quota), err
+}
+
+// metric returns the value of one metric of the member at a client endpoint; the name has the labels: `name{Label="value"}`.
+func (c *Cluster) metric(ctx context.Context, client *http.Client, endpoint, name string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
+	defer cancel()
 	body, _, err := get(ctx, client, strings.TrimRight(endpoint, "/")+"/metrics")
 	if err != nil {
 		return 0, fmt.Errorf("%s: its metrics: %w", endpoint, err)
 	}
 	for lines := bufio.NewScanner(strings.NewReader(body)); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), metric+" "); ok {
-			quota, err := strconv.ParseFloat(value, 64) // "2.147483648e+09"
-			if err == nil && quota > 0 {
-				return int64(quota), nil
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			if v, err := strconv.ParseFloat(value, 64); err == nil { // "2.147483648e+09"
+				return v, nil
 			}
 		}
 	}
-	return 0, fmt.Errorf("%s: its metrics do not have %s", endpoint, metric)
+	return 0, fmt.Errorf("%s: its metrics do not have %s", endpoint, name)
 }
 
 // LinearizableRead reads through that very endpoint what a majority of the cluster has confirmed: it proves that the member
