@@ -520,10 +520,7 @@ func TestPromotedWaitsForALeaderThatHearsTheMember(t *testing.T) {
 	a, b := newNode(t, "a"), newNode(t, "b")
 	start(t, a)
 	c := open(t, Options{}, a.client)
-	way := newGate(t, strings.TrimPrefix(b.peer, "http://"))
-	b.config.ListenPeerUrls = urls(t, b.peer)
-	b.peer = "http://" + way.address
-	b.config.AdvertisePeerUrls = urls(t, b.peer)
+	way := through(t, b)
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 	join(t, b, a)
 	holds(t, Answering{c, b.client})
@@ -548,19 +545,23 @@ var errEnough = errors.New("enough")
 
 // gate is a way to an address that can be shut: connections stay, and nothing passes.
 type gate struct {
-	address string
-	mu      sync.Mutex
-	open    *sync.Cond
-	closed  bool
+	mu     sync.Mutex
+	open   *sync.Cond
+	closed bool
 }
 
-func newGate(t *testing.T, to string) *gate {
+// through has the others come to a node, which has yet to start, through a gate. What they send is not held up by it, as each
+// connects to those that it wants to hear.
+func through(t *testing.T, n *node) *gate {
 	t.Helper()
+	to := strings.TrimPrefix(n.peer, "http://")
 	l, err := net.Listen("tcp", address()+":2380")
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{address: l.Addr().String()}
+	g := &gate{}
+	n.peer = "http://" + l.Addr().String()
+	n.config.AdvertisePeerUrls = urls(t, n.peer)
 	g.open = sync.NewCond(&g.mu)
 	t.Cleanup(func() { _ = l.Close(); g.shut(false) })
 	go func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
@@ -60,7 +61,7 @@ func (t *Turn) Apply(ctx context.Context) error {
 			return waiting{why.Error(), later}
 		}
 		// Now that nobody else goes, those who are there stay.
-		if why = AwayGate(m, t.Cluster.Health(ctx, m), t.PeerURL); why != nil {
+		if why = AwayGate(m, t.Cluster.serving(ctx, m), t.PeerURL); why != nil {
 			t.Close()
 			return waiting{why.Error(), later}
 		}
@@ -70,6 +71,34 @@ func (t *Turn) Apply(ctx context.Context) error {
 		return why
 	}
 	return err
+}
+
+// serving is Health, but those that answer without being a part of the quorum do not count: the leader may not hear them,
+// as after a cut of the network before TCP sends again. Of one whose client URLs are out of reach from here that cannot be known.
+func (c *Cluster) serving(ctx context.Context, m Membership) Health {
+	h := c.Health(ctx, m)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, v := range m.Voters() {
+		if h[v.ID] != nil {
+			continue
+		}
+		wg.Go(func() {
+			for _, u := range v.ClientURLs {
+				if s, err := c.Status(ctx, u); err != nil || s.MemberID != v.ID {
+					continue
+				}
+				if err := c.LinearizableRead(ctx, u); err != nil {
+					mu.Lock()
+					h[v.ID] = fmt.Errorf("to a linearizable read: %s", said(err))
+					mu.Unlock()
+				}
+				return
+			}
+		})
+	}
+	wg.Wait()
+	return h
 }
 
 // take asks for the lease.

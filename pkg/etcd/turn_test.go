@@ -48,6 +48,27 @@ func TestOneMemberIsAwayAtATime(t *testing.T) {
 	one.Close()
 }
 
+// A member that answers, but that the leader does not hear, is none of the quorum: without a third one, nobody could write.
+func TestNobodyIsAwayWhileTheLeaderDoesNotHearAnother(t *testing.T) {
+	t.Parallel()
+	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
+	way := through(t, b)
+	start(t, a, b, c)
+	cluster := open(t, Options{RequestTimeout: time.Second}, a.client, b.client, c.client)
+	turn := &Turn{Cluster: cluster, PeerURL: a.peer}
+	holds(t, turn)
+	turn.Close()
+
+	way.shut(true)
+	r := apply(t, turn, 5*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "member b (") {
+		t.Errorf("while nobody hears b, a may go: %v", r.Err)
+	}
+	way.shut(false)
+	holds(t, turn)
+	turn.Close()
+}
+
 func TestAMemberThatCannotBeSparedNeedsNoTurn(t *testing.T) {
 	t.Parallel()
 	a, b := newNode(t, "a"), newNode(t, "b")
