@@ -143,7 +143,11 @@ func (r *Recording) judgeAfter(e *Epoch, requests []model.EtcdRequest, began int
 			moved.KeyValue = append(moved.KeyValue, op)
 		}
 		for _, w := range rep.Watch {
-			moved.Watch = append(moved.Watch, shiftWatch(w, shift))
+			w = shiftWatch(w, shift)
+			if w.Request.Revision == e.Revision() { // it began at the bump, at which nothing was written
+				w.Request.Revision++
+			}
+			moved.Watch = append(moved.Watch, w)
 		}
 		reports = append(reports, moved)
 	}

@@ -75,6 +75,37 @@ func TestSecondEpochContinuesTheFirst(t *testing.T) {
 	}
 }
 
+// A watch from the revision at which the second epoch begins gets what is written after it: at that one itself nothing was.
+func TestWatchFromTheBeginningOfAnEpoch(t *testing.T) {
+	const began = 1003
+	written := func(key string, revision int64) model.WatchEvent {
+		return model.WatchEvent{PersistedEvent: model.PersistedEvent{Revision: revision, IsCreate: true, Event: model.Event{Type: model.PutOperation, Key: key, Value: model.ValueOrHash{Value: "3"}}}}
+	}
+	write := func(key string, revision int64) porcupine.Operation {
+		response := model.MaybeEtcdResponse{EtcdResponse: model.EtcdResponse{Revision: revision, Txn: &model.TxnResponse{Results: []model.EtcdOperationResult{{}}}}}
+		return porcupine.Operation{Input: put(key, "3"), Call: 1000 * (revision - began), Output: response, Return: 1000*(revision-began) + 500, Metadata: response}
+	}
+	for name, test := range map[string]struct {
+		first model.WatchEvent
+		wrong bool
+	}{
+		"the next write":     {written("c", began+1), false},
+		"the one after that": {written("d", began+2), true},
+	} {
+		watch := model.WatchOperation{
+			Request:   model.WatchRequest{Revision: began, WithPrefix: true},
+			Responses: []model.WatchResponse{{Events: []model.WatchEvent{test.first}, Revision: test.first.Revision}},
+		}
+		r := &Recording{lg: nop, reports: []report.ClientReport{{
+			ClientID: 1, KeyValue: []porcupine.Operation{write("c", began+1), write("d", began+2)}, Watch: []model.WatchOperation{watch},
+		}}}
+		err := r.judgeAfter(twoWrites(), []model.EtcdRequest{put("c", "3"), put("d", "3")}, began, nil, t.TempDir())
+		if (err != nil) != test.wrong {
+			t.Errorf("%s comes first: %v", name, err)
+		}
+	}
+}
+
 func TestWatchAcrossEpochsGetsNoEvents(t *testing.T) {
 	event := model.WatchResponse{Events: []model.WatchEvent{{PersistedEvent: model.PersistedEvent{Revision: 1004}}}}
 	for name, test := range map[string]struct {
