@@ -57,7 +57,7 @@ var causes = []struct {
 	{`cluster ID mismatch`, "a member that this one talks to is of another cluster", "see to which each belongs: etcdadm status on both nodes; if this one's data is of a cluster that is gone: etcdadm reset --skip-remove-member, then join"},
 	{`has already been bootstrapped`, "the cluster knows this member with data that is not here", "remove it there (etcdctl.sh member remove ID), then join anew: etcdadm reset --skip-remove-member, etcdadm join URL"},
 	{`member count is unequal|incompatible with current running cluster|error validating peerURLs`, membersChanged, "run the same etcdadm join again"},
-	{`failed to update; member unknown`, "the first start of this member was cut off, and etcd cannot go on with what it had made", "a member that has not voted yet loses nothing: etcdadm reset, then the same etcdadm join"},
+	{`failed to update; member unknown`, "the first start of this member was cut off, and etcd cannot go on with what it had made", "run the same etcdadm join again: a member that has not voted yet is made anew; one that has: etcdadm reset --skip-remove-member, then join"},
 	{`tocommit\(\d+\) is out of range`, "this member has lost data that it had confirmed", "replace it: etcdadm reset --skip-remove-member, then join"},
 	{`crc mismatch|failed to read WAL, cannot be repaired|database file .* does not match with snapshot|failed to recover v3 backend|file of the backend is missing|invalid database|unsupported WAL`, "the data of this member is damaged", "replace the member: etcdadm reset --skip-remove-member, then join; or restore the cluster: etcdadm restore FILE"},
 	{`flag provided but not defined: (\S+)|unknown flag: (\S+)`, "etcd does not know the flag $1$2", "remove the drop-in that sets it: systemctl cat etcd"},

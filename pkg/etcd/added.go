@@ -21,6 +21,8 @@ type Added struct {
 	// Blank says that this node has no data of a member. A member with the peer URL that has run before has lost its memory
 	// then, of votes and of entries that it acknowledged: it is removed, and a new one takes its place.
 	Blank bool
+	// Lost is the id of a member whose data is of no use, if there is one: it is removed too, before a new one takes its place.
+	Lost uint64
 	// Once says that a cluster which does not take the member now is an error with status 5, and nothing to wait for.
 	Once bool
 	// Admission is taken for the addition, and kept if that succeeds; nil: no other node joins.
@@ -49,7 +51,7 @@ func (r Added) Check(ctx context.Context) (converge.Diff, error) {
 	return nil, nil
 }
 
-func (r Added) lost(m Member) bool { return r.Blank && m.Started() }
+func (r Added) lost(m Member) bool { return r.Blank && m.Started() || r.Lost != 0 && m.ID == r.Lost }
 
 // Apply adds the member. It refuses with status 3 where another voter would endanger the quorum.
 func (r Added) Apply(ctx context.Context) error {

@@ -211,6 +211,29 @@ func TestLostReply(t *testing.T) {
 	}
 }
 
+// A member whose data is of no use is replaced, also one that has yet to tell its name: what it had confirmed it would have
+// forgotten. Once another one has its peer URL, that one stays.
+func TestALostMemberIsReplaced(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a")
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	const peer = "http://127.0.0.2:2380"
+	holds(t, Added{Cluster: c, PeerURL: peer})
+	before, _ := memberNamed(t, c, peer)
+	again := Added{Cluster: c, PeerURL: peer, Lost: before.ID}
+	if r := holds(t, again); !r.Changed {
+		t.Error("the lost member stays")
+	}
+	after, _ := memberNamed(t, c, peer)
+	if after.ID == before.ID || !after.Learner {
+		t.Errorf("the member is %+v, and was %+v", after, before)
+	}
+	if r := holds(t, again); r.Changed {
+		t.Error("the new one is replaced too")
+	}
+}
+
 func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
 	t.Parallel()
 	a := newNode(t, "a")

@@ -13,6 +13,7 @@ import (
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/snapshot"
 	"etcdadm/pkg/version"
 	"etcdadm/service"
 )
@@ -61,7 +62,8 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if err != nil {
 		return nil, err
 	}
-	if bootstrapped(s) {
+	blank, lost, torn := !bootstrapped(s), uint64(0), false
+	if !blank {
 		m, err := n.members(ctx, c)
 		if waits, werr := n.waits(ctx, err); werr != nil || waits {
 			converge.Notef(ctx, "nobody tells who is a member; the one on this node stays what it is")
@@ -70,7 +72,8 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 		if err != nil {
 			return nil, err
 		}
-		if _, known := m.ByPeerURL(n.Config.PeerURL()); !known {
+		self, known := m.ByPeerURL(n.Config.PeerURL())
+		if lost, torn = n.torn(ctx, self); !known && !torn {
 			return nil, errs.New(errs.Precondition, "the data in %s is of a member that the cluster does not have (any more)", n.Config.DataDir).
 				Hint("if the data is of no use: etcdadm reset --skip-remove-member, then join again")
 		}
@@ -78,13 +81,34 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	// Where the cluster is comes first: a reset of a member that never started has nothing else to ask, and one that has
 	// not even that knows that nobody was asked to add it.
 	n.Config.JoinEndpoints = o.Endpoints
-	return []converge.Step{n.stored("membership/endpoints"), {
+	steps := []converge.Step{n.stored("membership/endpoints")}
+	if torn {
+		backend, err := n.backend()
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, stopped(backend, "no etcd whose first start was cut off"))
+	}
+	steps = append(steps, converge.Step{
 		Name: "membership/member", Short: "member of the cluster", Within: within,
 		Want: etcd.Added{
-			Cluster: c, PeerURL: n.Config.PeerURL(), Blank: !bootstrapped(s), Once: !o.Retry, Admission: &n.admission,
+			Cluster: c, PeerURL: n.Config.PeerURL(), Blank: blank, Lost: lost, Once: !o.Retry, Admission: &n.admission,
 			Several: func(ctx context.Context, m etcd.Membership) bool { return n.severalLearners(ctx, c, m) },
 		},
-	}}, nil
+	})
+	if torn { // last: a run that was killed before knows by it what to do
+		steps = append(steps, once("membership/torn", "nothing of a first start that was cut off", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}))
+	}
+	return steps, nil
+}
+
+// torn tells whether the data on this node is of a first start that was cut off and cannot go on, and of which member it is. A
+// learner begins anew then, as it was never asked for anything; a voter is left alone, as its log tells what it voted for.
+func (n *Node) torn(ctx context.Context, self etcd.Member) (lost uint64, torn bool) {
+	if self.ID != 0 && !self.Learner {
+		return 0, false
+	}
+	return snapshot.Torn(ctx, n.Host, n.Config.DataDir)
 }
 
 // admitted has the member list stay as it is until the member on this node, which has yet to start, has started.

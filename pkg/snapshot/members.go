@@ -30,6 +30,7 @@ type Membership struct {
 	MemberID  uint64   `json:"memberID"`  // whose data it is; 0 when no WAL is there
 	Members   []Member `json:"members"`   // by id
 	Removed   bool     `json:"removed"`   // the cluster let go of the member whose data it is
+	Applied   uint64   `json:"applied"`   // the last entry that the database says it has
 	Lag       uint64   `json:"lag"`       // entries of the WAL that the database does not have; 0 after etcd was stopped, and not killed
 }
 
@@ -101,8 +102,20 @@ func members(database, walDir string) (*Membership, error) {
 	if m.Removed, err = removed(db, m.MemberID); err != nil {
 		return nil, err
 	}
-	m.Lag, err = lag(db, walDir)
+	m.Applied, m.Lag, err = lag(db, walDir)
 	return m, err
+}
+
+// Torn tells whether the data of a stopped member is of a first start that was cut off while the database that it had
+// received took the place of its first one, and which member's it is. etcd does that by a rename that it does not sync
+// (applySnapshot in its server/v3/etcdserver/server.go, 3.6.16), after the first one was told that it has everything. That one
+// knows nothing, no member either, and etcd never starts on it again. Data that cannot be read here is for etcd to judge.
+func Torn(ctx context.Context, h *host.Host, dataDir string) (member uint64, torn bool) {
+	m, err := Members(ctx, h, dataDir)
+	if err != nil || m.MemberID == 0 || m.Applied == 0 || len(m.Members) > 0 {
+		return 0, false
+	}
+	return m.MemberID, true
 }
 
 // removed looks for a member among those that the cluster let go of, and whose id is never given out again
@@ -118,33 +131,32 @@ func removed(db *bbolt.DB, member uint64) (bool, error) {
 	return found, err
 }
 
-// lag compares the index of the last entry in a WAL with the one that the database says it has applied. Of a cluster of
-// one voter every entry is committed.
-func lag(db *bbolt.DB, walDir string) (uint64, error) {
-	var applied uint64
-	err := db.View(func(tx *bbolt.Tx) error {
+// lag returns the entry that the database says it has applied, and how many more the WAL has. Of a cluster of one voter
+// every entry is committed.
+func lag(db *bbolt.DB, walDir string) (applied, lag uint64, err error) {
+	err = db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket([]byte("meta")).Get([]byte("consistent_index")); len(b) == 8 {
 			applied = binary.BigEndian.Uint64(b)
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	files, err := filepath.Glob(filepath.Join(walDir, "*.wal"))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, f := range slices.Backward(files) { // the newest has none right after it was begun
 		last, err := lastEntry(f)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if last > 0 {
-			return max(last, applied) - applied, nil
+			return applied, max(last, applied) - applied, nil
 		}
 	}
-	return 0, nil
+	return applied, 0, nil
 }
 
 // entries tells whether a WAL has more entries than so many, as one has of which a file was purged; or whether a database, if

@@ -1,10 +1,15 @@
 package crash
 
 import (
+	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // current and older are the versions of etcd in these stories.
@@ -96,6 +101,19 @@ var stories = []story{
 		operation: joinCurrent,
 		after:     serves,
 		every:     4,
+	},
+	{
+		name: "join on a node whose first start was cut off",
+		prepare: func(w *world) {
+			otherServes(w)
+			for _, phase := range []string{"install", "certificates", "membership", "configure", "start"} {
+				w.must(w.test.run(append([]string{"join", "phase", phase}, joinCurrent(w)[1:]...)))
+			}
+			w.tear(w.test)
+		},
+		operation: joinCurrent,
+		after:     twoVoters,
+		every:     6,
 	},
 	{
 		name: "reset of the only member",
@@ -274,6 +292,39 @@ func halfJoined(w *world) {
 	otherServes(w)
 	for _, phase := range []string{"install", "certificates", "membership"} {
 		w.must(w.test.run(append([]string{"join", "phase", phase}, joinCurrent(w)[1:]...)))
+	}
+}
+
+// tear stops etcd and leaves the data as a loss of power may, right after etcd has received a database: the first one is back
+// in its place, and says that it has everything.
+func (w *world) tear(n *node) {
+	w.t.Helper()
+	data := filepath.Join(n.root, "var/lib/etcd/member")
+	for range 200 { // until it has begun
+		if _, err := os.Stat(filepath.Join(data, "wal", "0000000000000000-0000000000000000.wal")); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	n.stop()
+	removeAll(w, filepath.Join(data, "snap/db"))
+	db, err := bbolt.Open(filepath.Join(data, "snap/db"), 0o600, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{"key", "members", "meta"} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return errors.Join(
+			tx.Bucket([]byte("meta")).Put([]byte("consistent_index"), binary.BigEndian.AppendUint64(nil, 1000)),
+			tx.Bucket([]byte("meta")).Put([]byte("term"), binary.BigEndian.AppendUint64(nil, 2)),
+		)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
