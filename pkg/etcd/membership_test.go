@@ -493,6 +493,10 @@ func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	c := open(t, Options{Host: host.New(t.TempDir(), host.Observe(func(string) { acts.Add(1) }))}, a.client)
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 
+	gone := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Ended: func(context.Context) error { return errEnough }}
+	if r := apply(t, gone, 30*time.Second, nil); !errors.Is(r.Err, errEnough) {
+		t.Errorf("a member that does not stay up: %v", r.Err)
+	}
 	unstarted := apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 2*time.Second, nil)
 	if errs.StatusOf(unstarted.Err) != errs.Timeout || !strings.Contains(unstarted.Err.Error(), "the member does not answer at "+b.client) {
 		t.Errorf("a member that was never started: %v", unstarted.Err)

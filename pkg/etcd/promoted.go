@@ -19,6 +19,8 @@ type Promoted struct {
 	Cluster *Cluster // through other members: a learner is not asked about its cluster. nil is a gap, as in Added
 	PeerURL string
 	Local   string // client URL of the member itself
+	// Ended tells why the member will not answer any more, if that is so; its error ends Apply. nil: nobody knows.
+	Ended func(context.Context) error
 	// Before is called when the member has caught up, right before each request to promote it; its error ends Apply.
 	// nil: nothing is to be done before.
 	Before func() error
@@ -123,6 +125,11 @@ func (r Promoted) Apply(ctx context.Context) error {
 // caughtUp asks the member itself.
 func (r Promoted) caughtUp(ctx context.Context, goal uint64) error {
 	s, err := r.Cluster.Status(ctx, r.Local)
+	if err != nil && r.Ended != nil {
+		if err := r.Ended(ctx); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return waiting{"the member does not answer at " + r.Local + " (" + said(err) + ")", soon}
 	}

@@ -59,25 +59,36 @@ func (n *Node) local(want func(*etcd.Cluster) converge.Checker) converge.Checker
 
 // alive is a Checker that gives up when etcd does not stay up, and then tells what etcd said last.
 func (n *Node) alive(want converge.Checker) converge.Checker {
-	before := -1 // starts that were there when we came: what made etcd end then may be mended
+	ended := n.ended()
 	return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 		d, err := want.Check(ctx)
 		if err == nil && len(d) == 0 || n.Host.ReadOnly() {
 			return d, err
 		}
-		backend, berr := n.backend()
-		if berr != nil {
-			return nil, berr
+		if err := ended(ctx); err != nil {
+			return nil, err
 		}
-		s, serr := backend.State(ctx)
-		if before < 0 && serr == nil {
+		return d, err
+	})
+}
+
+// ended tells, from the first time on that it is asked, why etcd does not stay up; nil while it does, or may yet.
+func (n *Node) ended() func(context.Context) error {
+	before := -1 // starts that were there when we came: what made etcd end then may be mended
+	return func(ctx context.Context) error {
+		backend, err := n.backend()
+		if err != nil {
+			return err
+		}
+		s, err := backend.State(ctx)
+		if before < 0 && err == nil {
 			before = s.Restarts
 		}
-		if serr != nil || (s.Running || s.Again) && s.Restarts < before+3 || s.LastExit == "" {
-			return d, err
+		if err != nil || (s.Running || s.Again) && s.Restarts < before+3 || s.LastExit == "" {
+			return nil //nolint:nilerr // who is waited for says why it is not there
 		}
-		return nil, service.NotUp(ctx, backend, s.LastExit)
-	})
+		return service.NotUp(ctx, backend, s.LastExit)
+	}
 }
 
 // mayBeAway is the turn of this member to be away, so that of the members that are configured anew at the same moment one
@@ -149,7 +160,7 @@ func (n *Node) joinHealth(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if !bootstrapped(state) {
 		started = begun{n, c}
 	}
-	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL(), Before: n.databaseInPlace}
+	promoted := etcd.Promoted{Cluster: c, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL(), Ended: n.ended(), Before: n.databaseInPlace}
 	rest, err := n.health(ctx)
 	return append([]converge.Step{
 		{Name: "health/started", Short: "etcd answers", Within: n.startLimit(), Why: n.why, Want: started},
