@@ -66,7 +66,9 @@ func (n *Node) configure(ctx context.Context, b service.Bootstrap, quota int64, 
 	if err != nil {
 		return nil, err
 	}
-	return append(steps, once("configure/environment", "settings of etcd", env)), nil
+	// What is left goes when all is settled: by it a run that was killed knows that a reset had given the data up.
+	return append(steps, once("configure/environment", "settings of etcd", env),
+		once("configure/leftovers", "nothing left of runs that were killed", snapshot.Cleared{Host: n.Host, DataDir: n.Config.DataDir})), nil
 }
 
 // bootstrapped tells whether etcd started here before: a directory that cannot be read is one that etcd keeps to itself.

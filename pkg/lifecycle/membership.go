@@ -97,7 +97,7 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 		},
 	})
 	if torn { // last: a run that was killed before knows by it what to do
-		steps = append(steps, once("membership/torn", "nothing of a first start that was cut off", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}))
+		steps = append(steps, once("membership/torn", "no data of a first start that was cut off", snapshot.SetAside{Host: n.Host, DataDir: n.Config.DataDir}))
 	}
 	return steps, nil
 }

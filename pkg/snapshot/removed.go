@@ -2,7 +2,11 @@ package snapshot
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/host"
@@ -126,6 +130,74 @@ func (c Condemned) Apply(context.Context) error {
 		}
 	}
 	return c.Host.Rename(c.member(), c.out())
+}
+
+// SetAside is a data directory without a member: what is there gets a dated name beside it.
+type SetAside struct {
+	Host    *host.Host
+	DataDir string
+}
+
+// Check looks for the member.
+func (s SetAside) Check(ctx context.Context) (converge.Diff, error) { return Condemned(s).Check(ctx) }
+
+// Apply renames it. The data of a running etcd is refused with status 3.
+func (s SetAside) Apply(ctx context.Context) error {
+	if err := refuseInUse(s.Host, s.DataDir); err != nil {
+		return err
+	}
+	return setAside(ctx, s.Host, filepath.Join(s.DataDir, memberDir), time.Now())
+}
+
+func setAside(ctx context.Context, h *host.Host, path string, now time.Time) error {
+	aside, err := setAsideName(h, path, now)
+	if err != nil {
+		return err
+	}
+	if err := h.Rename(path, aside); err != nil {
+		return err
+	}
+	converge.Notef(ctx, "the data that was there is set aside as %s", aside)
+	return nil
+}
+
+// Cleared is a data directory in which, and beside which, nothing is left of runs that were killed.
+type Cleared struct {
+	Host    *host.Host
+	DataDir string
+}
+
+// Check lists what is left, as far as this user may see it.
+func (c Cleared) Check(context.Context) (converge.Diff, error) {
+	paths, err := c.paths()
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	var d converge.Diff
+	for _, p := range paths {
+		d = append(d, converge.Change{What: p, Have: "present", Want: "absent"})
+	}
+	return d, err
+}
+
+// Apply removes it.
+func (c Cleared) Apply(context.Context) error {
+	paths, err := c.paths()
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if err := c.Host.RemoveAll(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// paths are those of the leftovers but for the file of an etcd that may be about to start.
+func (c Cleared) paths() ([]string, error) {
+	paths, err := leftovers(c.Host, c.DataDir)
+	return slices.DeleteFunc(paths, func(p string) bool { return filepath.Base(p) == touchFile }), err
 }
 
 // IsCondemned tells whether a reset has given the member up, and was killed before all of it was gone.

@@ -195,15 +195,7 @@ func (r Restored) setAside(ctx context.Context, target string) error {
 	if r.Now != nil {
 		now = r.Now
 	}
-	aside, err := setAsideName(r.Host, target, now())
-	if err != nil {
-		return err
-	}
-	if err := r.Host.Rename(target, aside); err != nil {
-		return err
-	}
-	converge.Notef(ctx, "the data that was there is set aside as %s", aside)
-	return nil
+	return setAside(ctx, r.Host, target, now())
 }
 
 // walRoom is what etcd takes for its WAL before it writes anything: a segment of 64 MiB, and the next one.
