@@ -70,7 +70,9 @@ func (p *process) Files() []file.File { return nil }
 func (p *process) Removed() converge.Resource { return file.Absent{Host: p.host} }
 
 // Running is etcd running with the digest.
-func (p *process) Running(digest string) converge.Resource { return running{p, digest} }
+func (p *process) Running(digest string) converge.Resource {
+	return &running{process: p, digest: digest}
+}
 
 // Stopped is no etcd running under the supervisor of this host.
 func (p *process) Stopped() converge.Resource { return stopped{p} }

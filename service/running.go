@@ -52,10 +52,11 @@ func lostData(dataDir string) string {
 type running struct {
 	*process
 	digest string
+	begun  bool // Apply has seen it run: whether it stays up is for others to await
 }
 
 // Check compares the digest in the environment of the running etcd.
-func (r running) Check(ctx context.Context) (converge.Diff, error) {
+func (r *running) Check(ctx context.Context) (converge.Diff, error) {
 	v, err := r.look()
 	if err != nil {
 		return nil, err
@@ -69,8 +70,10 @@ func (r running) Check(ctx context.Context) (converge.Diff, error) {
 	switch {
 	case v.supervisor == 0:
 		return gap("not running", "running")
-	case v.etcd == 0:
+	case v.etcd == 0 && !r.begun:
 		return gap("between two starts", "running")
+	case v.etcd == 0:
+		return nil, nil
 	case v.unreadable != nil:
 		return nil, fmt.Errorf("whether etcd has to be restarted: %w", v.unreadable)
 	case v.digest != r.digest:
@@ -83,14 +86,14 @@ func (r running) Check(ctx context.Context) (converge.Diff, error) {
 
 // starved tells whether etcd has ended under a supervisor that may open fewer files than this process: it would have been
 // started from a shell with a low limit, which all that it starts has too.
-func (r running) starved(v view) bool {
+func (r *running) starved(v view) bool {
 	var theirs, ours unix.Rlimit
 	return r.exited(v).LastExit != "" && unix.Prlimit(v.supervisor, unix.RLIMIT_NOFILE, nil, &theirs) == nil &&
 		unix.Getrlimit(unix.RLIMIT_NOFILE, &ours) == nil && theirs.Cur < ours.Cur
 }
 
 // Apply starts etcd, after it has stopped one that runs with other settings or that does not stay up.
-func (r running) Apply(ctx context.Context) error {
+func (r *running) Apply(ctx context.Context) error {
 	if err := mayStart(r.host, r.dataDir); err != nil {
 		return err
 	}
@@ -112,7 +115,11 @@ func (r running) Apply(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.started(ctx, pid)
+	if err := r.started(ctx, pid); err != nil {
+		return err
+	}
+	r.begun = true
+	return nil
 }
 
 func (p *process) start() (int, error) {
@@ -126,7 +133,7 @@ func (p *process) start() (int, error) {
 }
 
 // started waits until etcd runs under the supervisor with the given process id, or under another one.
-func (r running) started(ctx context.Context, pid int) error {
+func (r *running) started(ctx context.Context, pid int) error {
 	deadline := time.Now().Add(startLimit)
 	for {
 		// Looked at before the lock: a supervisor that ended in between was not the last one to be asked.

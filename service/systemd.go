@@ -53,7 +53,9 @@ func (s *systemd) Files() []file.File {
 func (s *systemd) LogCommand() string { return "journalctl -u " + constants.Unit }
 
 // Running is etcd running with the digest.
-func (s *systemd) Running(digest string) converge.Resource { return unitRunning{s, digest} }
+func (s *systemd) Running(digest string) converge.Resource {
+	return &unitRunning{systemd: s, digest: digest}
+}
 
 // Stopped is the unit not active.
 func (s *systemd) Stopped() converge.Resource { return unitStopped{s} }

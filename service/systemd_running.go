@@ -30,13 +30,14 @@ const (
 type unitRunning struct {
 	*systemd
 	digest string
+	begun  bool // Apply has seen it run: whether it stays up is for others to await
 }
 
 // errEnded says that a process is gone which systemd has just told of.
 var errEnded = errors.New("the process has ended meanwhile")
 
 // Check compares what the process carries with the settings and with the unit on the disk.
-func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
+func (r *unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 	if !r.live {
 		return nil, r.needed()
 	}
@@ -51,7 +52,7 @@ func (r unitRunning) Check(ctx context.Context) (converge.Diff, error) {
 	}
 }
 
-func (r unitRunning) judge(ctx context.Context) (converge.Diff, error) {
+func (r *unitRunning) judge(ctx context.Context) (converge.Diff, error) {
 	u, err := r.show(ctx)
 	if err != nil && !errors.Is(err, exec.ErrNotFound) {
 		return nil, err
@@ -88,8 +89,8 @@ func (r unitRunning) judge(ctx context.Context) (converge.Diff, error) {
 // startsAgain tells whether etcd has ended for the first time since it was started, and systemd is about to start it with
 // what is wanted. Whether it comes up in the end is for others to await. One that has ended more often is started by us:
 // what made it end may be mended, and systemd counts from the beginning then.
-func (r unitRunning) startsAgain(u shown) (bool, error) {
-	if u["SubState"] != "auto-restart" || u.number("NRestarts") > 0 || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
+func (r *unitRunning) startsAgain(u shown) (bool, error) {
+	if u["SubState"] != "auto-restart" || u.number("NRestarts") > 0 && !r.begun || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
 		return false, nil
 	}
 	text, err := r.host.ReadFile(constants.EnvFile)
@@ -101,7 +102,7 @@ func (r unitRunning) startsAgain(u shown) (bool, error) {
 }
 
 // due tells why the running etcd has to be restarted, or "".
-func (r unitRunning) due(ctx context.Context, pid int, u shown) (string, error) {
+func (r *unitRunning) due(ctx context.Context, pid int, u shown) (string, error) {
 	env, err := r.host.Environ(pid)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -127,7 +128,7 @@ func (r unitRunning) due(ctx context.Context, pid int, u shown) (string, error) 
 
 // Apply has systemd read the unit if it changed, and starts or restarts it. It does not wait for READY, which may take
 // other members: it waits until etcd runs.
-func (r unitRunning) Apply(ctx context.Context) error {
+func (r *unitRunning) Apply(ctx context.Context) error {
 	if err := r.needed(); err != nil {
 		return err
 	}
@@ -153,12 +154,16 @@ func (r unitRunning) Apply(ctx context.Context) error {
 	if err := r.run(ctx, verb, "--no-block", constants.Unit); err != nil {
 		return err
 	}
-	return r.started(ctx, u.pid(), u.number("NRestarts"))
+	if err := r.started(ctx, u.pid(), u.number("NRestarts")); err != nil {
+		return err
+	}
+	r.begun = true
+	return nil
 }
 
 // started waits until an etcd runs that is not the one before. One that keeps ending is given up: systemd counts its starts
 // anew when it has begun with what it was asked for, and tells of those before until then.
-func (r unitRunning) started(ctx context.Context, before, starts int) error {
+func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 	limit := startLimit
 	if before != 0 {
 		limit += constants.StopTimeout + stopMargin

@@ -277,7 +277,7 @@ func TestStartsOfBeforeAreNotCounted(t *testing.T) {
 	defer cancel()
 	for _, before := range []int{1, 4} {
 		waits := before == 4
-		err := unitRunning{m.systemd, "one"}.started(ctx, 0, before)
+		err := (&unitRunning{systemd: m.systemd, digest: "one"}).started(ctx, 0, before)
 		if errors.Is(err, context.DeadlineExceeded) != waits {
 			t.Errorf("with 4 starts told, %d of them from before: %v", before, err)
 		}

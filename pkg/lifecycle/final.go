@@ -59,15 +59,12 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 		return nil, err
 	}
 	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used && state.Kind == snapshot.Whole && !o.SkipRemoveMember {
-		m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
-		began := true
+		m, began, err := n.membersKept(ctx)
 		if err != nil {
-			if began, _ = snapshot.Served(ctx, n.Host, n.Config.DataDir); began {
-				return nil, err
-			}
+			return nil, err
 		}
 		switch {
-		case !began && len(n.Config.JoinEndpoints) == 0: // a first start that was cut off: there is nothing to keep
+		case !began:
 		case onlyVoter(m):
 			steps = append(steps, once("data/final-snapshot", "final snapshot",
 				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))
@@ -82,6 +79,19 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 		once("data/environment", "no settings to start with", file.Absent{Host: n.Host, Paths: staged(constants.EnvFile, constants.BootstrapFile)}),
 		once("data/member", "no data of the member", snapshot.Removed{Host: n.Host, DataDir: n.Config.DataDir}),
 	), nil
+}
+
+// membersKept is what the data of a stopped etcd knows of its cluster. Of a first member that was cut off before it served
+// anybody there is nothing to keep, and nobody to leave: it has not begun.
+func (n *Node) membersKept(ctx context.Context) (m snapshot.Membership, began bool, err error) {
+	m, err = snapshot.Members(ctx, n.Host, n.Config.DataDir)
+	if err == nil && len(m.Members) > 0 {
+		return m, true, nil
+	}
+	if served, _ := snapshot.Served(ctx, n.Host, n.Config.DataDir); served {
+		return m, true, err
+	}
+	return m, len(n.Config.JoinEndpoints) > 0, nil
 }
 
 // onlyVoter tells whether nobody but the member whose data it is votes in its cluster.

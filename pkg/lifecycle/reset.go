@@ -179,9 +179,9 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && used {
 			s.silent = silent
 		} else if err == nil {
-			m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
-			if err != nil {
-				return s, err
+			m, began, err := n.membersKept(ctx)
+			if err != nil || !began {
+				return self{}, err
 			}
 			s.stopped, s.id = true, m.MemberID
 			s.last = onlyVoter(m)

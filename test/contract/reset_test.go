@@ -12,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
+
 	"etcdadm/pkg/errs"
 	"etcdadm/test/process"
 )
@@ -91,6 +95,37 @@ func TestContractResetAfterAFailedInit(t *testing.T) {
 		succeeded(t, n.bare("reset"))
 		n.blank()
 	})
+	t.Run("whose etcd was cut off before it served anybody", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t)
+		for _, phase := range []string{"install", "certificates", "configure"} {
+			n.must("init", "phase", phase)
+		}
+		n.begun()
+		succeeded(t, n.bare("reset"))
+		n.blank()
+	})
+}
+
+// begun leaves the data of a first start of which nothing is on the disk but its beginning.
+func (n *node) begun() {
+	n.t.Helper()
+	dir := filepath.Join(n.root, "var/lib/etcd/member")
+	n.check(os.MkdirAll(filepath.Join(dir, "snap"), 0o700))
+	log, err := wal.Create(zap.NewNop(), filepath.Join(dir, "wal"), []byte{8, 1, 16, 1}) // member 1 of cluster 1
+	n.check(err)
+	n.check(log.Close())
+	db, err := bbolt.Open(filepath.Join(dir, "snap/db"), 0o600, nil)
+	n.check(err)
+	n.check(db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{"key", "members", "meta"} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	n.check(db.Close())
 }
 
 func TestContractResetAfterAFailedJoin(t *testing.T) {
