@@ -261,6 +261,10 @@ func TestAUnitBetweenTwoStartsIsLeftToSystemd(t *testing.T) {
 		if got := gapOf(t, m.Running(c.digest)); got != c.want {
 			t.Errorf("started again %d times, and %s is wanted: gap %q, want %q", c.restarts, c.digest, got, c.want)
 		}
+		// Once it was seen to run, whether it stays up is for others to await, however often it has ended since.
+		if got, begun := gapOf(t, &unitRunning{systemd: m.systemd, digest: c.digest, begun: true}), c.digest == "one"; (got == "") != begun {
+			t.Errorf("started by us, and again %d times since, and %s is wanted: gap %q", c.restarts, c.digest, got)
+		}
 	}
 }
 
