@@ -64,8 +64,12 @@ func (r Removed) clear() error {
 	if err != nil {
 		return err
 	}
+	return removeAll(r.Host, paths)
+}
+
+func removeAll(h *host.Host, paths []string) error {
 	for _, p := range paths {
-		if err := r.Host.RemoveAll(p); err != nil {
+		if err := h.RemoveAll(p); err != nil {
 			return err
 		}
 	}
@@ -186,12 +190,7 @@ func (c Cleared) Apply(context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range paths {
-		if err := c.Host.RemoveAll(p); err != nil {
-			return err
-		}
-	}
-	return nil
+	return removeAll(c.Host, paths)
 }
 
 // paths are those of the leftovers but for the file of an etcd that may be about to start.
