@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -77,10 +78,11 @@ func (t *Turn) Apply(ctx context.Context) error {
 // as after a cut of the network before TCP sends again. Of one whose client URLs are out of reach from here that cannot be known.
 func (c *Cluster) serving(ctx context.Context, m Membership) Health {
 	h := c.Health(ctx, m)
+	up := maps.Clone(h)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for _, v := range m.Voters() {
-		if h[v.ID] != nil {
+		if up[v.ID] != nil {
 			continue
 		}
 		wg.Go(func() {

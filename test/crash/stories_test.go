@@ -300,11 +300,15 @@ func halfJoined(w *world) {
 func (w *world) tear(n *node) {
 	w.t.Helper()
 	data := filepath.Join(n.root, "var/lib/etcd/member")
-	for range 200 { // until it has begun
-		if _, err := os.Stat(filepath.Join(data, "wal", "0000000000000000-0000000000000000.wal")); err == nil {
-			break
+	begun := func() bool {
+		_, err := os.Stat(filepath.Join(data, "wal", "0000000000000000-0000000000000000.wal"))
+		return err == nil
+	}
+	for tries := 0; !begun(); tries++ {
+		if tries == 200 {
+			w.t.Fatal("etcd has not begun within 10 s")
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // a file is all there is to see of that
 	}
 	n.stop()
 	removeAll(w, filepath.Join(data, "snap/db"))
