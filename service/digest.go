@@ -4,7 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"time"
+
+	"etcdadm/constants"
+	"etcdadm/pkg/host"
 )
+
+// begins is how long a new process may take to become etcd.
+const begins = time.Second
 
 // Definition is all that etcd reads once, when it starts. Certificates and keys other than the CA are no part of it:
 // etcd reads them again at each TLS handshake. Nor is the bootstrap file, which matters once in a member's life.
@@ -32,4 +39,19 @@ func (d Definition) Digest() string {
 		part([]byte(kv.String()))
 	}
 	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// startedWith returns the environment that a process of etcd was started with. A new process shows that of whoever made it
+// until it becomes etcd, and none at all for an instant in between (proc(5) has no bounds for it yet): one without a digest
+// is looked at again until it is no longer new. An error is a process that has ended, or that is not ours to look into.
+func startedWith(h *host.Host, pid int) (map[string]string, error) {
+	for deadline := time.Now().Add(begins); ; time.Sleep(lookAgain) {
+		env, err := h.Environ(pid)
+		if err != nil || env[constants.DigestVariable] != "" || time.Now().After(deadline) {
+			return env, err
+		}
+		if since, err := h.Started(pid); err != nil || time.Since(since) > begins {
+			return env, err
+		}
+	}
 }

@@ -146,7 +146,7 @@ func (k *kubelet) look() (seen, error) {
 		if p.Name != "etcd" {
 			continue
 		}
-		env, err := k.host.Environ(p.PID)
+		env, err := startedWith(k.host, p.PID)
 		if err != nil || env[dataDirVariable] != k.pod.DataDir || env["ETCD_LISTEN_PEER_URLS"] != k.pod.Listeners.Peer {
 			continue
 		}

@@ -96,7 +96,7 @@ func (p *process) look() (view, error) {
 		return view{}, err
 	}
 	for _, c := range children {
-		env, err := p.host.Environ(c.PID)
+		env, err := startedWith(p.host, c.PID)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			v.unreadable = err

@@ -103,7 +103,7 @@ func (r *unitRunning) startsAgain(u shown) (bool, error) {
 
 // due tells why the running etcd has to be restarted, or "".
 func (r *unitRunning) due(ctx context.Context, pid int, u shown) (string, error) {
-	env, err := r.host.Environ(pid)
+	env, err := startedWith(r.host, pid)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("whether etcd has to be restarted: %w", err)
@@ -180,7 +180,7 @@ func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 		}
 		switch {
 		case pid != 0 && pid != before:
-			env, err := r.host.Environ(pid)
+			env, err := startedWith(r.host, pid)
 			switch {
 			case errors.Is(err, fs.ErrPermission) || err == nil && env[constants.DigestVariable] == r.digest:
 				return nil
