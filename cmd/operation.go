@@ -194,24 +194,11 @@ func (o *operation) finish(node *lifecycle.Node, r *converge.Result) error {
 }
 
 // writeFailure puts a failure that came before any result on stdout, where the caller asked for a document.
-func (a *app) writeFailure(called *cobra.Command, args []string, err error) {
-	format := a.output
-	for i, arg := range args { // flags that could not be read are not in a.output
-		for _, prefix := range []string{"-o", "--output"} {
-			if arg == prefix && i+1 < len(args) {
-				format = args[i+1]
-			} else if v, ok := strings.CutPrefix(arg, prefix+"="); ok {
-				format = v
-			}
-		}
-	}
-	f, ferr := report.ParseFormat(format)
+func (a *app) writeFailure(called *cobra.Command, err error) {
+	f, ferr := report.ParseFormat(a.output)
 	if ferr != nil || f == report.Text {
 		return
 	}
-	name := ""
-	if called != nil {
-		name = strings.TrimPrefix(strings.TrimPrefix(called.CommandPath(), "etcdadm"), " ")
-	}
+	name := strings.TrimPrefix(strings.TrimPrefix(called.CommandPath(), "etcdadm"), " ")
 	_ = report.Write(a.Out, f, report.New(name, &converge.Result{Err: err}), nil)
 }

@@ -11,11 +11,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
@@ -41,7 +43,7 @@ type app struct {
 	unstored bool // go on without the stored configuration
 
 	format  report.Format   // of --output
-	console *report.Console // of --log-level and --log-format
+	console *report.Console // of --log-level and --log-format; nil until they are judged
 	written bool            // the result stands on stdout already
 }
 
@@ -54,7 +56,7 @@ func Main(args []string, s Streams, opts ...host.Option) errs.Status {
 	// A second signal ends the process at once: whatever is killed converges when it is run again.
 	context.AfterFunc(ctx, stop)
 
-	a := &app{Streams: s, hostOptions: opts, environ: os.Environ(), console: report.NewConsole(s.Err, slog.LevelInfo, false)}
+	a := &app{Streams: s, hostOptions: opts, environ: os.Environ()}
 	root := New(a)
 	root.SetArgs(args)
 	called, err := root.ExecuteContextC(ctx)
@@ -65,12 +67,15 @@ func Main(args []string, s Streams, opts ...host.Option) errs.Status {
 	if errors.As(err, &status) {
 		return errs.Status(status)
 	}
-	if called != nil && errs.StatusOf(err) == errs.Usage && len(errs.HintsOf(err)) == 0 {
+	if errs.StatusOf(err) == errs.Usage && len(errs.HintsOf(err)) == 0 {
 		err = errs.New(errs.Usage, "%w", err).Hint("%s --help", called.CommandPath())
+	}
+	if a.console == nil {
+		a.salvage(called, args)
 	}
 	a.console.Error(err)
 	if !a.written {
-		a.writeFailure(called, args, err)
+		a.writeFailure(called, err)
 	}
 	return errs.StatusOf(err)
 }
@@ -157,6 +162,24 @@ func (a *app) checkGlobals() error {
 	}
 	a.root, err = filepath.Abs(a.root)
 	return err
+}
+
+// salvage sets up a console for what went wrong before the flags were judged, in the formats that the caller asked for,
+// also behind a flag that could not be read.
+func (a *app) salvage(called *cobra.Command, args []string) {
+	f := called.Flags()
+	f.ParseErrorsAllowlist.UnknownFlags = true
+	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { // bad syntax would end the reading
+		return strings.HasPrefix(arg, "---") || strings.HasPrefix(arg, "--=")
+	})
+	_ = f.ParseAll(args, func(flag *pflag.Flag, value string) error {
+		if flag.Name == "output" || flag.Name == "log-format" {
+			return flag.Value.Set(value)
+		}
+		return nil
+	})
+	asJSON, _ := report.ParseLogFormat(a.logFormat)
+	a.console = report.NewConsole(a.Err, slog.LevelInfo, asJSON)
 }
 
 // noArgs refuses arguments with the words of a usage error.

@@ -123,9 +123,11 @@ func TestBadFlags(t *testing.T) {
 				})
 			}
 		})
-		t.Run(c.CommandPath()+" --no-such-flag", func(t *testing.T) {
-			refused(t, append(slices.Clone(argv), "--no-such-flag"), "unknown flag: --no-such-flag", errs.Usage)
-		})
+		for flag, reason := range map[string]string{"--no-such-flag": "unknown flag: --no-such-flag", "-x": "unknown shorthand flag: 'x' in -x", "---": "bad flag syntax: ---"} {
+			t.Run(c.CommandPath()+" "+flag, func(t *testing.T) {
+				refused(t, append(slices.Clone(argv), flag), reason, errs.Usage)
+			})
+		}
 	}
 }
 
@@ -270,7 +272,8 @@ func refused(t *testing.T, args []string, reason string, status errs.Status) {
 	untouched(t, root)
 }
 
-// judge wants one error line with the reason, a hint, the status, and nothing else on standard output.
+// judge wants one error line with the reason, a hint, the status, and nothing else on standard output; and the same as
+// documents, when they are asked for behind what is wrong.
 func judge(t *testing.T, args []string, reason string, status errs.Status) {
 	t.Helper()
 	out, told, got := call(args)
@@ -292,25 +295,47 @@ func judge(t *testing.T, args []string, reason string, status errs.Status) {
 	if strings.Contains(told, "hunter2") {
 		t.Errorf("the error tells a password:\n%s", told)
 	}
-	if slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--output") }) {
+	given := func(flag string) bool {
+		return slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--"+flag) })
+	}
+	if given("output") {
 		return
 	}
-	out, _, got = call(append(args, "-o", "json"))
+	wantDocument(t, append(slices.Clone(args), "-o", "json"), status)
+	if given("log-format") {
+		return
+	}
+	told = wantDocument(t, append(slices.Clone(args), "-ojson", "--log-format", "json"), status)
+	for line := range strings.Lines(told) {
+		if _, err := parseJSON([]byte(line)); err != nil {
+			t.Errorf("with --log-format json, standard error holds %q", line)
+		}
+	}
+	if n := strings.Count(told, `"hints":[`); n != 1 {
+		t.Errorf("with --log-format json: %d errors with hints, want 1:\n%s", n, told)
+	}
+}
+
+// wantDocument wants a call that fails to write its document, and returns what it told beside.
+func wantDocument(t *testing.T, args []string, status errs.Status) string {
+	t.Helper()
+	out, told, got := call(args)
 	doc, err := parseJSON([]byte(out))
 	if err != nil || got != status {
-		t.Errorf("with -o json: exit status %d, %v", got, err)
-		return
+		t.Errorf("%q: exit status %d, %v", args, got, err)
+		return told
 	}
 	for path, want := range map[string]string{"failed": "true", "changed": "false", "error.status": fmt.Sprint(int(status)), "kind": "Result"} {
 		if value, err := find(doc, path); err != nil || fmt.Sprint(value) != want {
-			t.Errorf("with -o json: %s is %v, want %s (%v)", path, value, want, err)
+			t.Errorf("%q: %s is %v, want %s (%v)", args, path, value, want, err)
 		}
 	}
 	for _, path := range []string{"error.reason", "error.hint", "operation", "msg"} {
 		if value, err := find(doc, path); path != "operation" && (err != nil || value == "") {
-			t.Errorf("with -o json: no %s (%v)", path, err)
+			t.Errorf("%q: no %s (%v)", args, path, err)
 		}
 	}
+	return told
 }
 
 func call(args []string) (out, told string, status errs.Status) {
