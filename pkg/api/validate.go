@@ -182,6 +182,13 @@ func (v *judge) bindAddress(s string) {
 
 var dnsName = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
+// isDNSName tells whether certificates can carry s as a name, "*." in front of it perhaps. What ends in a number is no
+// name, but a mistyped address.
+func isDNSName(s string) bool {
+	last := s[strings.LastIndexByte(s, '.')+1:]
+	return len(s) <= 253 && dnsName.MatchString(s) && strings.Trim(last, "0123456789") != ""
+}
+
 func (v *judge) advertiseName(s string) {
 	const field, hint = "advertiseName", "for example: --advertise-name etcd-1.example.com"
 	_, err := netip.ParseAddr(s)
@@ -191,7 +198,7 @@ func (v *judge) advertiseName(s string) {
 		v.add(field, fmt.Sprintf("%s is an address, which is advertised as it is", s), "--bind-address %s", s)
 	case reserved(s):
 		v.add(field, fmt.Sprintf("%q is reserved: it is what peer certificates are told by", s), hint)
-	case len(s) > 253 || strings.HasPrefix(s, "*") || !dnsName.MatchString(s):
+	case strings.HasPrefix(s, "*") || !isDNSName(s):
 		v.add(field, fmt.Sprintf("%q is not the DNS name of one host", s), hint)
 	}
 }
@@ -207,7 +214,7 @@ func (v *judge) san(s string) {
 	switch {
 	case reserved(s):
 		v.add(field, fmt.Sprintf("%q is reserved: it is what peer certificates are told by", s), hint)
-	case len(s) > 253 || !dnsName.MatchString(s):
+	case !isDNSName(s):
 		v.add(field, fmt.Sprintf("%q is neither a DNS name nor an IP address", s), hint)
 	}
 }

@@ -102,6 +102,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(c *Config) { c.BindAddress = "fe80::1%eth0" }, `bindAddress: fe80::1%eth0 is a link-local address; it means something else on each host`},
 		{func(c *Config) { c.BindAddress = "::ffff:10.0.0.1" }, `bindAddress: ::ffff:10.0.0.1 is an IPv4 address in IPv6 form`},
 		{func(c *Config) { c.ServerCertExtraSANs = []string{"10.0.0.0/8"} }, `serverCertExtraSANs: "10.0.0.0/8" is neither a DNS name nor an IP address`},
+		{func(c *Config) { c.ServerCertExtraSANs = []string{"10.0.0.300"} }, `serverCertExtraSANs: "10.0.0.300" is neither`},
 		{func(c *Config) { c.ServerCertExtraSANs = []string{"https://a"} }, `serverCertExtraSANs: "https://a" is neither`},
 		{func(c *Config) { c.ServerCertExtraSANs = []string{"a..b"} }, `serverCertExtraSANs: "a..b" is neither`},
 		{func(c *Config) { c.ServerCertExtraSANs = []string{"*"} }, `serverCertExtraSANs: "*" is neither`},

@@ -21,7 +21,7 @@ import (
 // badFlags has a value for each flag that no command takes, and what is said about it. The status is 2.
 var badFlags = map[string][]struct{ value, reason string }{
 	"accept-risk":               {{"lose-everything", `"lose-everything" is not a risk of`}},
-	"advertise-name":            {{"10.0.0.7", "10.0.0.7 is an address"}, {"*.example.com", "is not the DNS name of one host"}, {"peer.etcdadm.internal", "is reserved"}},
+	"advertise-name":            {{"10.0.0.7", "10.0.0.7 is an address"}, {"*.example.com", "is not the DNS name of one host"}, {"10.0.0.300", "is not the DNS name of one host"}, {"peer.etcdadm.internal", "is reserved"}},
 	"bind-address":              {{"10.0.0.256", `"10.0.0.256" is not an IP address`}, {"0.0.0.0", "0.0.0.0 means every address"}, {"224.0.0.1", "is not the address of one host"}, {"fe80::1", "link-local"}},
 	"bump-revision":             {{"-1", "bump-revision"}, {"far", "bump-revision"}},
 	"certs-dir":                 {{"etc/pki", `certsDir: "etc/pki" is not an absolute path`}, {"/a b", "certsDir"}},
@@ -43,7 +43,7 @@ var badFlags = map[string][]struct{ value, reason string }{
 	"quota-backend-bytes":       {{"8G", `"8G" is not a number`}, {"-1", "-1 is not a size"}, {"99999999999999999999", "does not fit into 64 bits"}},
 	"release-url":               {{"ftp://example.com", "begins with none of"}, {"https://u:hunter2@example.com", "names a user"}, {"file://relative", "absolute path"}},
 	"root":                      {{"", "root is empty"}},
-	"server-cert-extra-sans":    {{"etcd example", "is neither a DNS name nor an IP address"}, {"10.0.0.0/8", "10.0.0.0/8"}},
+	"server-cert-extra-sans":    {{"etcd example", "is neither a DNS name nor an IP address"}, {"10.0.0.0/8", "10.0.0.0/8"}, {"10.0.0.300", "serverCertExtraSANs: \"10.0.0.300\" is neither a DNS name nor an IP address"}},
 	"sha256sums":                {{"/nowhere/SHA256SUMS", "/nowhere/SHA256SUMS.* no such file"}, {"BAD", "bad.yaml"}, {"/", "is a directory"}},
 	"skip-phases":               {{"nonsense", `there is no phase "nonsense"; the phases are`}},
 	"snapshot":                  {{"/nowhere/backup.db", "snapshot /nowhere/backup.db does not exist"}, {"/", "/ is"}},
