@@ -11,11 +11,15 @@ import (
 // maxSums is far above any list of digests: upstream's has some 20 lines.
 const maxSums = 1 << 20
 
+// blanks separate a digest from its name.
+const blanks = " \t"
+
 var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // ParseSums reads a list of digests as sha256sum(1) prints it, "<hex>  <name>" or "<hex> *<name>" on each line, and
-// returns them by the last element of the name, in lower case. A list of one bare digest, as <url>.sha256 often is,
-// has it under the empty name. Anything else is an error that tells the line.
+// returns them by the last element of the name, in lower case. Any blanks may stand before the name: a line that was
+// copied from a terminal or a page has often lost one. A list of one bare digest, as <url>.sha256 often is, has it under
+// the empty name. Anything else is an error that tells the line.
 func ParseSums(r io.Reader) (map[string]string, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxSums+1))
 	if err != nil {
@@ -32,18 +36,17 @@ func ParseSums(r io.Reader) (map[string]string, error) {
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
-		sum, rest, named := strings.Cut(line, " ")
-		sum = strings.ToLower(sum)
+		end := strings.IndexAny(line+" ", blanks)
+		sum, name := strings.ToLower(line[:end]), ""
 		if !sha256Hex.MatchString(sum) {
 			return nil, fmt.Errorf("line %d: does not begin with a SHA-256 of 64 hexadecimal digits", number)
 		}
-		name := ""
-		if named {
+		if end < len(line) {
 			// The second column is the mode of sha256sum: text or binary.
-			if len(rest) < 2 || (rest[0] != ' ' && rest[0] != '*') || strings.HasSuffix(rest, "/") {
+			_, file := path.Split(strings.TrimPrefix(line[end+1:], "*"))
+			if name = strings.TrimLeft(file, blanks); name == "" {
 				return nil, fmt.Errorf("line %d: want \"<sha256>  <file name>\"", number)
 			}
-			name = path.Base(rest[1:])
 		}
 		if other, twice := sums[name]; twice && other != sum {
 			return nil, fmt.Errorf("line %d: a second digest for %q", number, name)

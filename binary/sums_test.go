@@ -23,11 +23,12 @@ func TestParseSums(t *testing.T) {
 		{"bare", a + "\n", map[string]string{"": a}, ""},
 		{"twice the same", a + "  x\n" + a + "  x\n", map[string]string{"x": a}, ""},
 		{"blanks in the name", a + "  x y\n", map[string]string{"x y": a}, ""},
+		{"any blanks between", a + " x\n" + b + "   y\n" + a + "\tz\n", map[string]string{"x": a, "y": b, "z": a}, ""},
+		{"a name with a star", a + "  *x\n", map[string]string{"*x": a}, ""},
 		{"two for one name", a + "  x\n" + b + "  x\n", nil, "line 2: a second digest"},
 		{"two bare", a + "\n" + b + "\n", nil, "line 2: a second digest"},
 		{"bare among others", a + "  x\n" + b + "\n", nil, "without a file name"},
 		{"short digest", a + "  x\n" + a[1:] + "  y\n", nil, "line 2: does not begin with a SHA-256"},
-		{"one blank", a + " x\n", nil, "line 1: want"},
 		{"no name", a + "  \n", nil, "line 1: want"},
 		{"a directory", a + "  x/\n", nil, "line 1: want"},
 		{"BSD style", "SHA256 (x) = " + a + "\n", nil, "line 1: does not begin"},
@@ -53,6 +54,7 @@ func TestParseSums(t *testing.T) {
 func FuzzParseSums(f *testing.F) {
 	f.Add(strings.Repeat("a", 64) + "  x.tar.gz\n" + strings.Repeat("B", 64) + " *y\r\n")
 	f.Add(strings.Repeat("0", 64))
+	f.Add(strings.Repeat("0", 64) + " * a/ *b\n")
 	f.Add("SHA256 (x) = " + strings.Repeat("0", 64))
 	f.Fuzz(func(t *testing.T, text string) {
 		sums, err := binary.ParseSums(strings.NewReader(text))

@@ -2,6 +2,7 @@ package script
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"etcdadm/cmd"
 	"etcdadm/pkg/errs"
+	"etcdadm/test/release"
 )
 
 // badFlags has a value for each flag that no command takes, and what is said about it. The status is 2.
@@ -215,6 +217,35 @@ func TestBadFiles(t *testing.T) {
 		{[]string{"init", "--sha256sums", write("sums", "xyz  etcd.tar.gz\n")}, "sums", errs.Usage},
 	} {
 		t.Run(strings.Join(row.args, " "), func(t *testing.T) { refused(t, row.args, row.reason, row.status) })
+	}
+}
+
+// TestTheLineThatAHintNamesIsTaken: the file of digests takes the line as standard error prints it, with the digest put in.
+func TestTheLineThatAHintNamesIsTaken(t *testing.T) {
+	mirror := release.Get(t)
+	dir := t.TempDir()
+	sums := filepath.Join(dir, "sums")
+	lines := strings.Repeat("0", 64) + "  another.tar.gz\n"
+	download := []string{"download", "--root", filepath.Join(dir, "root"), "--version", current, "--release-url", mirror.URL(), "--sha256sums", sums}
+	write := func() {
+		if err := os.WriteFile(sums, []byte(lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	_, told, status := call(download)
+	hint := regexp.MustCompile("(?m)^etcdadm: hint: add the line `(.*<sha256>.*)` to the file of --sha256sums$").FindStringSubmatch(told)
+	if status != errs.Verification || hint == nil {
+		t.Fatalf("exit status %d, without that hint:\n%s", status, told)
+	}
+	archive, err := os.ReadFile(mirror.Archive(current))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines += strings.Replace(hint[1], "<sha256>", fmt.Sprintf("%x", sha256.Sum256(archive)), 1) + "\n"
+	write()
+	if _, told, status := call(download); status != errs.OK {
+		t.Errorf("exit status %d with the lines\n%s%s", status, lines, told)
 	}
 }
 
