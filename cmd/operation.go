@@ -126,8 +126,9 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 			return err
 		}
 	}
+	done := false
 	if !o.dryRun {
-		killed := node.Host.WasKilled(constants.LockFile)
+		unfinished := node.Host.Unfinished(constants.LockFile)
 		release, err := node.Host.Lock(constants.LockFile)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
@@ -138,8 +139,8 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 		case err != nil:
 			return err
 		}
-		defer release()
-		if killed {
+		defer func() { release(done) }()
+		if unfinished {
 			if err := node.SyncNames(); err != nil {
 				return err
 			}
@@ -151,6 +152,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 		defer cancel()
 	}
 	result := converge.Run(ctx, phases, converge.Options{DryRun: o.dryRun, Ignore: o.ignore, Events: o.console.Event})
+	done = result.Err == nil
 	o.console.Close()
 	return o.finish(node, result)
 }

@@ -56,7 +56,7 @@ func Supervise(ctx context.Context, h *host.Host, installDir, dataDir string) er
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer release(true)
 	s := &supervisor{process: &process{host: h, installDir: path.Clean(installDir), dataDir: path.Clean(dataDir)}}
 	if err := s.loop(ctx); err != nil {
 		s.logf("etcd is not started: %v", err)

@@ -322,7 +322,7 @@ func syncTree(real string) error {
 			return err
 		}
 		for _, e := range entries {
-			if err := syncTree(filepath.Join(real, e.Name())); err != nil {
+			if err := syncTree(filepath.Join(real, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 				return err
 			}
 		}

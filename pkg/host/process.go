@@ -242,8 +242,9 @@ func (h *Host) SharesRoot(pid int, root string) bool {
 const lockMode = 0o600
 
 // Lock takes a lock file for this process, and fails within a moment (status 4) when another process holds it. The kernel
-// frees it when we die; release frees it earlier. A lock is no act: it leaves nothing that counts.
-func (h *Host) Lock(path string) (release func(), err error) {
+// frees it when we die; release frees it earlier, and is told whether all is done for which it was taken. A lock is no act:
+// it leaves nothing that counts.
+func (h *Host) Lock(path string) (release func(done bool), err error) {
 	real := h.RealPath(path)
 	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
 		return nil, err
@@ -272,17 +273,20 @@ func (h *Host) Lock(path string) (release func(), err error) {
 		return nil, errs.New(errs.Locked, "%s is locked by %s", path, who).
 			Hint("wait until the other etcdadm has ended, then run this command again")
 	}
-	// Best effort: the id only serves the message above.
+	// Best effort: the id serves the message above, and Unfinished.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return func() {
-		_ = f.Truncate(0) // the next holder must not be taken for us
+	return func(done bool) {
+		if done {
+			_ = f.Truncate(0)
+		}
 		_ = f.Close()
 	}, nil
 }
 
-// WasKilled tells whether the last holder of a lock file ended without giving it back, since the machine booted.
-func (h *Host) WasKilled(path string) bool {
+// Unfinished tells whether the last holder of a lock file was killed, or gave it back before all was done, since the machine
+// booted.
+func (h *Host) Unfinished(path string) bool {
 	b, err := os.ReadFile(h.RealPath(path))
 	return err == nil && len(bytes.TrimSpace(b)) > 0
 }
@@ -297,8 +301,8 @@ func (h *Host) LockedBy(path string) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	// The holder writes its id right after it has taken the lock; until then the id of one that was killed may stand
-	// there. A holder that dies meanwhile frees the lock.
+	// The holder writes its id right after it has taken the lock; until then the id of one that was not done may
+	// stand there. A holder that dies meanwhile frees the lock.
 	for range 50 {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 		if err == nil {

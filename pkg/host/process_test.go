@@ -29,7 +29,7 @@ func lockAndWait(args []string) error {
 	}
 	fmt.Println("locked")
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
-	release()
+	release(true)
 	fmt.Println("released")
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	return nil
@@ -90,7 +90,7 @@ func TestLockAcrossProcesses(t *testing.T) {
 	release, err := h.Lock("/run/lock")
 	must(t, err)
 	expect("held by ourselves", os.Getpid())
-	release()
+	release(true)
 	expect("released by ourselves", 0)
 	if b, err := h.ReadFile("/run/lock"); len(b) != 0 || err != nil {
 		t.Errorf("a released lock still names %q: %v", b, err)
@@ -109,7 +109,7 @@ func TestLocksAreForTheirUserAlone(t *testing.T) {
 		if got := info.Mode().Perm(); got != 0o600 {
 			t.Errorf("%s has mode %o", path, got)
 		}
-		release()
+		release(true)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestLockWaitsForThoseWhoOnlyAsk(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, func() { _ = f.Close() })
 	release, err := h.Lock("/run/lock")
 	must(t, err)
-	release()
+	release(true)
 }
 
 // A process that we start must not keep the lock when we are gone.
@@ -156,7 +156,7 @@ func TestChildrenDoNotInheritTheLock(t *testing.T) {
 	defer func() { must(t, h.Signal(pid, syscall.SIGKILL)) }()
 	// Between fork and exec the child has the descriptor; afterwards it runs under its own name.
 	awaitProcess(t, h, pid, "sleep")
-	release()
+	release(true)
 	if by, err := h.LockedBy("/run/lock"); by != 0 || err != nil {
 		t.Errorf("locked by %d, %v", by, err)
 	}
@@ -300,18 +300,20 @@ func TestListenersNameTheirProcess(t *testing.T) {
 	}
 }
 
-func TestAKilledHolderIsRemembered(t *testing.T) {
+func TestAHolderThatWasNotDoneIsRemembered(t *testing.T) {
 	h := host.New(t.TempDir())
-	if h.WasKilled("/run/lock") {
+	if h.Unfinished("/run/lock") {
 		t.Error("nobody has held the lock yet")
 	}
-	release, err := h.Lock("/run/lock")
-	must(t, err)
-	if !h.WasKilled("/run/lock") { // as it is while somebody holds it, and after that one has died
-		t.Error("the holder is not remembered")
-	}
-	release()
-	if h.WasKilled("/run/lock") {
-		t.Error("the lock was given back")
+	for _, done := range []bool{false, true} {
+		release, err := h.Lock("/run/lock")
+		must(t, err)
+		if !h.Unfinished("/run/lock") { // as it is while somebody holds it, and after that one has died
+			t.Error("the holder is not remembered")
+		}
+		release(done)
+		if got := h.Unfinished("/run/lock"); got == done {
+			t.Errorf("given back, done: %t; unfinished: %t", done, got)
+		}
 	}
 }

@@ -101,22 +101,32 @@ func (n *Node) Close() {
 	n.clusters = nil
 }
 
-// SyncNames makes durable which files there are: a run that was killed may have had no time to, and the next one finds its
-// work done. What a file holds is on the disk before it has its name.
+// SyncNames makes durable which files there are: a run that was killed, or that failed, may not have come to that, and the
+// next one finds its work done. What a file holds is on the disk before it has its name. Where systemctl makes links it
+// makes directories too.
 func (n *Node) SyncNames() error {
 	c := n.Config
 	dirs := []string{
 		"/etc", path.Dir(constants.ConfigFile), constants.EtcdDir, path.Dir(c.CertsDir), c.CertsDir, path.Join(c.CertsDir, certs.PairsDir),
-		path.Dir(constants.UnitFile), path.Dir(constants.SysusersFile), path.Dir(c.InstallDir), c.InstallDir, path.Join(c.InstallDir, constants.ReleasesDir),
+		path.Dir(constants.SysusersFile), path.Dir(c.InstallDir), c.InstallDir, path.Join(c.InstallDir, constants.ReleasesDir),
 		path.Dir(c.DataDir), c.DataDir, constants.BackupDir,
 	}
 	if c.InitSystem == api.Kubelet {
 		dirs = append(dirs, c.KubeletPodManifestPath)
 	}
+	var all []string
 	for _, dir := range dirs {
+		for p := n.Host.Resolved(dir); !slices.Contains(all, p); p = path.Dir(p) { // up to one that is there already, at last "/"
+			all = append(all, p)
+		}
+	}
+	for _, dir := range all {
 		if err := n.Host.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := n.Host.SyncTree(path.Dir(constants.UnitFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -75,39 +75,53 @@ func TestADirectoryHasItsModeAtOnce(t *testing.T) {
 	}
 }
 
-// A run that is killed between the change of a name and its sync leaves what looks done and is not on the disk: the next
-// one finds nothing to do there, and syncs it before it believes so.
+// A run that ends between the change of a name and its sync, killed or by an error, leaves what looks done and is not on the
+// disk: the next one finds nothing to do there, and syncs it before it believes so, with the links that systemctl may have
+// made meanwhile.
 func TestWhatAKilledRunDidIsSynced(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, release.Get(t))
+	mirror := release.Get(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := append([]string{"init", "phase", "config"}, w.test.settings(current)...)
-	last := ""
-	kill := func(c syscalls.Call) syscalls.Answer {
-		if c.Name == "fsync" && last == "renameat" {
-			return syscalls.Kill
-		}
-		last = c.Name
-		return syscalls.Continue
-	}
-	if r := w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: kill}.Run, config); !r.Killed {
-		t.Fatalf("not killed: %+v", r)
-	}
-	for _, want := range []bool{true, false} {
-		synced := false
-		ask := func(c syscalls.Call) syscalls.Answer {
-			synced = synced || c.Name == "fsync" && c.Path == filepath.Join(w.test.root, "etc/etcdadm")
-			return syscalls.Continue
-		}
-		if r := w.must(w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: ask}.Run, config)); r.Changed {
-			t.Errorf("the run was killed too early: %+v", r.Changes())
-		}
-		if synced != want {
-			t.Errorf("the directory was synced: %t, want %t", synced, want)
-		}
+	for name, answer := range map[string]syscalls.Answer{"killed": syscalls.Kill, "failed": syscalls.Fail(syscall.EIO)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, mirror)
+			at := func(dir string) string { return filepath.Join(w.test.root, dir) }
+			dirs := []string{at("etc/etcdadm"), at("etc"), at("etc/systemd/system/multi-user.target.wants")}
+			if err := os.MkdirAll(dirs[2], 0o755); err != nil {
+				t.Fatal(err)
+			}
+			config := append([]string{"init", "phase", "config"}, w.test.settings(current)...)
+			last := ""
+			end := func(c syscalls.Call) syscalls.Answer {
+				if c.Name == "fsync" && last == "renameat" {
+					return answer
+				}
+				last = c.Name
+				return syscalls.Continue
+			}
+			if r := w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: end}.Run, config); !r.Killed && r.Status == 0 {
+				t.Fatalf("it has succeeded: %+v", r)
+			}
+			for _, want := range []bool{true, false} {
+				synced := map[string]bool{}
+				ask := func(c syscalls.Call) syscalls.Answer {
+					synced[c.Path] = synced[c.Path] || c.Name == "fsync"
+					return syscalls.Continue
+				}
+				if r := w.must(w.test.runBy(syscalls.Watch{Exe: filepath.Base(self), Ask: ask}.Run, config)); r.Changed {
+					t.Errorf("the run has ended too early: %+v", r.Changes())
+				}
+				for _, dir := range dirs {
+					if synced[dir] != want {
+						t.Errorf("%s was synced: %t, want %t", dir, synced[dir], want)
+					}
+				}
+			}
+		})
 	}
 }
 

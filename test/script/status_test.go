@@ -81,7 +81,7 @@ func TestExitStatuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return release
+			return func() { release(true) }
 		}},
 		{name: "the CA is given", args: with([]string{"init", "phase", "certificates"}, joiner), status: 0},
 		{name: "the limit expires", args: with([]string{"join", mute}, joiner, "--timeout", "1500ms"), status: 5},
