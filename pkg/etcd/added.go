@@ -27,8 +27,8 @@ type Added struct {
 	Once bool
 	// Admission is taken for the addition, and kept if that succeeds; nil: no other node joins.
 	Admission *Admission
-	// Several tells whether all members allow as many learners as constants.MaxLearners says; nil: they do not. It is
-	// asked when there is a learner already. See there why that is not left to etcd.
+	// Several tells whether all of some members allow as many learners as constants.MaxLearners says; nil: they do not. It
+	// is asked when there is a learner already. See there why that is not left to etcd.
 	Several func(context.Context, Membership) bool
 }
 
@@ -86,16 +86,23 @@ func (r Added) Apply(ctx context.Context) error {
 			}
 		}
 		warned = true
-		if len(a.Learners()) > 0 && (r.Several == nil || !r.Several(ctx, a.Membership)) {
-			return r.refused("the cluster has a learner, and is not known to allow another one: "+holders(a.Membership), soon)
-		}
 		if r.Admission != nil && !r.Admission.held() {
+			// Who has the admission may be starting: how it was started can be asked when the admission is ours.
+			if err := r.room(ctx, a.Membership, a.started(), soon); err != nil {
+				return err
+			}
 			if err := r.Admission.try(ctx, c); err != nil {
 				return err
 			}
 			if r.Admission.held() {
 				return add(ctx) // others may have been added until now
 			}
+		}
+		if err := r.room(ctx, a.Membership, a.Membership, later); err != nil {
+			if r.Admission != nil {
+				r.Admission.Close() // the learner may need it to start
+			}
+			return err
 		}
 		if err := c.once(&announced, "add %s to the cluster as a learner", r.PeerURL); err != nil {
 			return err
@@ -110,6 +117,14 @@ func (r Added) Apply(ctx context.Context) error {
 		return r.answered(err, a.Membership)
 	}
 	return until(ctx, add)
+}
+
+// room tells whether the cluster may have another learner, as far as the given members decide that.
+func (r Added) room(ctx context.Context, m, asked Membership, pause time.Duration) error {
+	if len(m.Learners()) == 0 || r.Several != nil && r.Several(ctx, asked) {
+		return nil
+	}
+	return r.refused("the cluster has a learner, and is not known to allow another one: "+holders(m), pause)
 }
 
 // answered says what the answer to an addition means.

@@ -141,6 +141,43 @@ func TestNoSecondLearnerWhereMembersMayDiffer(t *testing.T) {
 	}
 }
 
+// A learner that has yet to start is judged by how it was started, as soon as nobody else can be about to start it; and it is
+// left the admission that it needs for that.
+func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
+	t.Parallel()
+	a, b := newNode(t, "a", several), newNode(t, "b", several)
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	holds(t, Added{Cluster: c, PeerURL: b.peer})
+	up := func(ctx context.Context, m Membership) bool { return len(Silent(m.Members, c.Health(ctx, m))) == 0 }
+	var mine, other Admission
+	t.Cleanup(mine.Close)
+	t.Cleanup(other.Close)
+	added := make(chan *converge.Result)
+	refused := make(chan string, 100)
+	go func() {
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: "http://127.0.0.3:2380", Admission: &mine, Several: up}, 30*time.Second,
+			func(s string) { refused <- s })
+	}()
+	select {
+	case why := <-refused:
+		if !strings.Contains(why, "not known to allow another one") {
+			t.Errorf("waits: %s", why)
+		}
+	case r := <-added:
+		t.Fatalf("a second learner was added: %+v", r)
+	}
+	if err := other.Take(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	join(t, b, a)
+	holds(t, Answering{c, b.client})
+	other.Close()
+	if r := <-added; r.Err != nil {
+		t.Error(r.Err)
+	}
+}
+
 // waitingFor tells whether a lease is there.
 func waitingFor(t *testing.T, c *Cluster, n *node, id clientv3.LeaseID) bool {
 	t.Helper()

@@ -291,6 +291,49 @@ func TestPeerAnswer(t *testing.T) {
 	}
 }
 
+// What a member's certificate carries does not tell what the member was started with.
+func TestPeersOnlyIsWhatMembersWereStartedWith(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "test CA")
+	a, b := newNode(t, "a", ca.secure(constants.PeerMarker)), newNode(t, "b", ca.secure(constants.PeerMarker))
+	b.config.PeerTLSInfo.AllowedHostnames = nil
+	start(t, a, b)
+	marked := func(names ...string) *tls.Config {
+		return &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.leaf("peer", func(c *x509.Certificate) {
+			c.DNSNames, c.IPAddresses = names, []net.IP{net.ParseIP("127.0.0.1")}
+		})}}
+	}
+	cluster := open(t, Options{TLS: ca.client()}, a.client, b.client)
+	all, err := cluster.Members(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(members ...Member) Membership {
+		return Membership{ClusterID: all.ClusterID, Members: members}
+	}
+	first, _ := all.ByPeerURL(a.peer)
+	second, _ := all.ByPeerURL(b.peer)
+	unnamed := Member{ID: first.ID, PeerURLs: first.PeerURLs} // as one that has begun to start
+	silent := Member{ID: 7, PeerURLs: []string{"https://127.0.0.1:1"}}
+	for name, row := range map[string]struct {
+		m    Membership
+		peer *tls.Config
+		want bool
+	}{
+		"started with it":                     {of(first), marked(constants.PeerMarker), true},
+		"has told no name yet":                {of(unnamed), marked(constants.PeerMarker), true},
+		"carries it, and does not ask for it": {of(second), marked(constants.PeerMarker), false},
+		"one of two does not ask for it":      {all, marked(constants.PeerMarker), false},
+		"one does not answer":                 {of(first, silent), marked(constants.PeerMarker), false},
+		"asks for something else":             {of(first), marked("other.example.com"), false},
+		"is of another cluster":               {Membership{ClusterID: 1, Members: []Member{first}}, marked(constants.PeerMarker), false},
+	} {
+		if got := cluster.PeersOnly(t.Context(), row.m, row.peer); got != row.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 // A name that nobody has looked up in time is not one that nobody has.
 func TestALookupThatTakesTooLong(t *testing.T) {
 	t.Parallel()

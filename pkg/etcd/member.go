@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -74,6 +75,12 @@ func (m Membership) learners(want bool) []Member {
 		}
 	}
 	return out
+}
+
+// started is the member list without those that have never run.
+func (m Membership) started() Membership {
+	m.Members = slices.DeleteFunc(slices.Clone(m.Members), func(member Member) bool { return !member.Started() })
+	return m
 }
 
 // LastVoter tells whether the member is the only one that counts for the quorum: the cluster ends with it.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,29 @@ func PeerAnswer(ctx context.Context, peerURL string, t *tls.Config) (PeerInfo, e
 	}
 	info.Time, _ = time.Parse(time.RFC1123, header.Get("Date"))
 	return info, nil
+}
+
+// PeersOnly tells whether each of the members, as it runs, keeps its peer port to peers: it accepts the pair of a peer, and
+// refuses the one that the cluster is asked with, of the same CA. Of one that does not answer that is not known.
+func (c *Cluster) PeersOnly(ctx context.Context, m Membership, peer *tls.Config) bool {
+	answer := func(u string, t *tls.Config) (PeerInfo, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.o.DialTimeout)
+		defer cancel()
+		return PeerAnswer(ctx, u, t)
+	}
+	for _, member := range m.Members {
+		if !slices.ContainsFunc(member.PeerURLs, func(u string) bool {
+			info, err := answer(u, peer)
+			if err != nil || info.ClusterID != m.ClusterID {
+				return false
+			}
+			_, err = answer(u, c.o.TLS)
+			return errors.Is(err, ErrCertificateRefused) && !errors.Is(err, errClocks)
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // SourceAddress returns the address of this host that its connections to the target come from, an address or a name with a

@@ -122,19 +122,16 @@ func (n *Node) admitted(ctx context.Context, c *etcd.Cluster) error {
 	return n.admission.Take(ctx, c)
 }
 
-// severalLearners tells whether the members of a cluster allow several learners at once. etcd does not tell what it was
-// started with; but members that carry the marker are etcdadm's, which sets the limit from etcd 3.6 on. An operator who
-// sets it knows it of all members.
+// severalLearners tells whether members of a cluster were started with room for several learners. etcd does not tell with
+// what it was started; but one that keeps to its peers is etcdadm's, which sets the limit from etcd 3.6 on together with
+// that (see envFile). An operator who sets the limit knows it of all members.
 func (n *Node) severalLearners(ctx context.Context, c *etcd.Cluster, m etcd.Membership) bool {
 	if n.Config.ExtraEnv["ETCD_MAX_LEARNERS"] != "" {
 		return true
 	}
 	var versions []version.Etcd
 	for _, member := range m.Members {
-		if !member.Started() { // of another join, by the same rule
-			continue
-		}
-		for _, u := range member.ClientURLs {
+		for _, u := range member.ClientURLs { // one that has told none is of a version that was let in by those of the others
 			s, err := c.Status(ctx, u)
 			if err != nil {
 				return false
@@ -149,8 +146,8 @@ func (n *Node) severalLearners(ctx context.Context, c *etcd.Cluster, m etcd.Memb
 	if !service.LimitsLearners(append(versions, n.version())...) {
 		return false
 	}
-	without, err := n.unmarked(ctx, m)
-	return err == nil && len(without) == 0
+	peer, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+	return err == nil && c.PeersOnly(ctx, m, peer)
 }
 
 // members asks for the member list. A cluster that is short of its quorum because this very member has not started
