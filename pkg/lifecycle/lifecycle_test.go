@@ -169,9 +169,10 @@ func TestInitialClusterListsEveryMemberUnderANameOfItsOwn(t *testing.T) {
 		{ID: 3, PeerURLs: []string{"https://127.88.0.4:2380"}},                 // has not started
 		{ID: 4, PeerURLs: []string{"https://127.88.0.1:2380"}, Learner: true},  // this node
 		{ID: 5, Name: "b", PeerURLs: []string{"https://127.88.0.5:2380", "https://127.88.0.6:2380"}},
+		{ID: 6, Name: "b", PeerURLs: []string{"https://127.88.0.7:2380"}}, // has the name of another one, which etcd allows
 	}}
 	want := "a=https://127.88.0.2:2380,b=https://127.88.0.5:2380,b=https://127.88.0.6:2380,etcd-1=https://127.88.0.1:2380," +
-		"member-2=https://127.88.0.3:2380,member-3=https://127.88.0.4:2380"
+		"member-2=https://127.88.0.3:2380,member-3=https://127.88.0.4:2380,member-6=https://127.88.0.7:2380"
 	if got := n.initialCluster(m); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

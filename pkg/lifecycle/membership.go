@@ -235,19 +235,19 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 }
 
 // initialCluster lists the members as etcd wants it of a joiner: as many as there are, with their URLs. Names are not
-// compared; members that have none yet, or have ours, get a placeholder.
+// compared, but tell members apart: those that have none yet, or that of another one, get a placeholder.
 func (n *Node) initialCluster(m etcd.Membership) string {
 	var list []string
+	taken := map[string]bool{"": true, n.Config.Name: true}
 	for _, member := range m.Members {
 		name := member.Name
-		for _, u := range member.PeerURLs {
-			switch {
-			case u == n.Config.PeerURL():
-				name = n.Config.Name
-			case name == "" || name == n.Config.Name || strings.ContainsAny(name, ",="):
-				name = "member-" + member.HexID()
-			}
+		switch {
+		case slices.Contains(member.PeerURLs, n.Config.PeerURL()):
+			name = n.Config.Name
+		case taken[name] || strings.ContainsAny(name, ",="):
+			name = "member-" + member.HexID()
 		}
+		taken[name] = true
 		for _, u := range member.PeerURLs {
 			list = append(list, name+"="+u)
 		}
