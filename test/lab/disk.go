@@ -241,6 +241,10 @@ func (h *Host) SlowDisk(stall time.Duration) {
 	if err != nil {
 		h.lab.t.Fatal(err)
 	}
+	if err := unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0); err != nil { // here: the disk is slow when this returns
+		_ = f.Close()
+		h.lab.t.Fatalf("freeze the disk of %s: %v", h.Name, err)
+	}
 	fast, done := make(chan struct{}), make(chan struct{})
 	h.slow = fast
 	h.thawed = done
@@ -248,13 +252,15 @@ func (h *Host) SlowDisk(stall time.Duration) {
 		defer close(done)
 		defer f.Close()
 		for slow := true; slow; {
-			_ = unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0)
 			select {
 			case <-fast:
 				slow = false
 			case <-time.After(stall):
 			}
 			_ = unix.IoctlSetInt(int(f.Fd()), fiThaw, 0) // those who wait come before the next freeze
+			if slow {
+				_ = unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0)
+			}
 		}
 	}()
 }
