@@ -52,7 +52,7 @@ func TestIPv6Only(t *testing.T) {
 	s.etcdadm(b, "join", "https://["+a.IPv6+"]:2379")
 	s.wants(a, b)
 	s.serves(a, b)
-	if got, want := b.Run(etcdctl, "member", "list"), "https://["+b.IPv6+"]:2380, https://["+b.IPv6+"]:2379"; !strings.Contains(got, want) {
+	if got, want := ctl(b, "member", "list"), "https://["+b.IPv6+"]:2380, https://["+b.IPv6+"]:2379"; !strings.Contains(got, want) {
 		t.Errorf("the new member is not known by %s:\n%s", want, got)
 	}
 	s.etcdadm(a, "reset")
@@ -86,7 +86,7 @@ func TestNamesInsteadOfAddresses(t *testing.T) {
 	s.wants(a, b, c)
 	s.serves(a, b, c)
 	for _, h := range []*Host{a, b} {
-		if got, want := c.Run(etcdctl, "member", "list"), "https://"+name(h)+":2380, https://"+name(h)+":2379"; !strings.Contains(got, want) {
+		if got, want := ctl(c, "member", "list"), "https://"+name(h)+":2380, https://"+name(h)+":2379"; !strings.Contains(got, want) {
 			t.Errorf("%s is not known by %s:\n%s", h.Name, want, got)
 		}
 	}

@@ -37,7 +37,7 @@ func TestPartitionDuringJoin(t *testing.T) {
 		phases []string
 	}{
 		{"60s", []string{"preflight", "config", "stop", "install", "certificates"}}, // all of them end soon by themselves
-		{"15s", []string{"cluster", "membership", "configure", "start", "health"}},
+		{"60s", []string{"cluster", "membership", "configure", "start", "health"}},
 	} {
 		phases := round.phases
 		if err := each(joiners, func(h *Host) error {
@@ -187,7 +187,7 @@ func TestDiskFillsUpDuringSnapshot(t *testing.T) {
 	a.Run("sh", "-c", "for i in $(seq 60); do "+etcdctl+" put key$i <"+value+"; done")
 
 	// etcd itself sets 128 MB aside for its log.
-	err := s.try(b, once("start", func() { b.DiskLeaves(150 << 20) }), "join", client(a), "--timeout", "20s")
+	err := s.try(b, once("start", func() { b.DiskLeaves(150 << 20) }), "join", client(a), "--timeout", "60s")
 	if status(err) != int(errs.Timeout) || !strings.Contains(err.Error(), "likely: a disk is full") {
 		t.Fatalf("the disk is full: exit status %d: %v", status(err), err)
 	}
@@ -269,8 +269,21 @@ func (s *story) members(h *Host) []string {
 	return got
 }
 
-// leader is the one of the hosts whose member leads the cluster, and the others.
+// leader is the one of the hosts whose member leads the cluster, and the others. It waits for the end of an election.
 func (s *story) leader(hosts ...*Host) (leader *Host, others []*Host) {
+	s.t.Helper()
+	if err := until("a leader", func() bool {
+		leader, others = s.leads(hosts)
+		return leader != nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return leader, others
+}
+
+// leads asks the hosts, one after the other, whether their members lead. It returns nil when none does, or, where
+// leadership has moved meanwhile, when two do.
+func (s *story) leads(hosts []*Host) (leader *Host, others []*Host) {
 	s.t.Helper()
 	for _, h := range hosts {
 		var answers []struct {
@@ -281,17 +294,17 @@ func (s *story) leader(hosts ...*Host) (leader *Host, others []*Host) {
 				Leader uint64
 			}
 		}
-		if err := json.Unmarshal([]byte(h.Run(etcdctl, "endpoint", "status", "-w", "json")), &answers); err != nil {
+		if err := json.Unmarshal([]byte(ctl(h, "endpoint", "status", "-w", "json")), &answers); err != nil {
 			s.t.Fatal(err)
 		}
-		if a := answers[0].Status; a.Leader == a.Header.Member {
-			leader = h
-		} else {
+		switch a := answers[0].Status; {
+		case a.Leader != a.Header.Member:
 			others = append(others, h)
+		case leader != nil:
+			return nil, nil
+		default:
+			leader = h
 		}
-	}
-	if leader == nil {
-		s.t.Fatal("nobody leads")
 	}
 	return leader, others
 }

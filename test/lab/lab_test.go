@@ -32,8 +32,8 @@ func TestHostsBoot(t *testing.T) {
 		}
 		next := l.Hosts[(i+1)%len(l.Hosts)]
 		for _, address := range []string{next.IPv4, next.IPv6} {
-			if !reaches(h, address) {
-				t.Errorf("%s does not reach %s", h.Name, address)
+			if err := until(h.Name+" to reach "+address, func() bool { return reaches(h, address) }); err != nil {
+				t.Error(err)
 			}
 		}
 		// etcdadm finds the address of a node by its default route.
@@ -139,15 +139,12 @@ func TestNetworkBreaksAndHeals(t *testing.T) {
 	see := func(state string, from, to *Host, want bool) {
 		t.Helper()
 		for _, address := range []string{to.IPv4, to.IPv6} {
-			got := reaches(from, address)
-			for range 20 { // neighbours that have lost each other ask only once in a second
-				if got == want || !want {
-					break
+			if want { // neighbours that have lost each other ask only once in a second
+				if err := until(from.Name+" to reach "+address, func() bool { return reaches(from, address) }); err != nil {
+					t.Errorf("%s: %v", state, err)
 				}
-				got = reaches(from, address)
-			}
-			if got != want {
-				t.Errorf("%s: %s reaches %s at %s: %t", state, from.Name, to.Name, address, got)
+			} else if reaches(from, address) {
+				t.Errorf("%s: %s reaches %s at %s", state, from.Name, to.Name, address)
 			}
 		}
 	}
@@ -175,15 +172,15 @@ func TestLatency(t *testing.T) {
 	l := Up(t, 2)
 	a, b := l.Hosts[0], l.Hosts[1]
 	const late = 60 * time.Millisecond
-	if quick := roundTrip(t, a, b); quick >= late {
+	if quick := quickest(t, a, b, late); quick >= late {
 		t.Errorf("a connection takes %v", quick)
 	}
 	l.Latency(b, late)
 	if slow := roundTrip(t, a, b); slow < 2*late {
 		t.Errorf("with %v each way a connection takes %v", late, slow)
 	}
-	if !reaches(b, a.IPv6) {
-		t.Error("a slow link does not carry IPv6")
+	if err := until("a slow link to carry IPv6", func() bool { return reaches(b, a.IPv6) }); err != nil {
+		t.Error(err)
 	}
 	l.Partition(a, b)
 	if reaches(a, b.IPv4) {
@@ -191,7 +188,7 @@ func TestLatency(t *testing.T) {
 	}
 	l.Heal()
 	l.Latency(b, 0)
-	if quick := roundTrip(t, a, b); quick >= late {
+	if quick := quickest(t, a, b, late); quick >= late {
 		t.Errorf("a connection takes %v again", quick)
 	}
 }
@@ -210,10 +207,15 @@ func TestDisksFillUpAndSlowDown(t *testing.T) {
 		h.Run("dd", "if=/dev/zero", "of=/root/more", "bs=4k", "count=20", "oflag=dsync")
 		return time.Since(began)
 	}
-	fast := write()
-	h.SlowDisk(100 * time.Millisecond)
-	if slow := write(); slow < 3*fast {
-		t.Errorf("20 writes take %v to a slow disk, %v to a fast one", slow, fast)
+	write()
+	const stall = 100 * time.Millisecond
+	h.SlowDisk(stall)
+	slow := write()
+	for tries := 1; tries < 20 && slow < 10*stall; tries++ { // on a busy machine they may all come between two stalls
+		slow = max(slow, write())
+	}
+	if slow < 10*stall {
+		t.Errorf("20 writes take %v to a disk that stalls for %v again and again", slow, stall)
 	}
 	h.Kill() // also what waits for the disk
 	h.Start()
@@ -337,14 +339,25 @@ func reaches(h *Host, address string) bool {
 func roundTrip(t *testing.T, from, to *Host) time.Duration {
 	t.Helper()
 	const ask = `t0=$EPOCHREALTIME; (exec 3<>/dev/tcp/%s/1) 2>/dev/null; t1=$EPOCHREALTIME; echo $(( ${t1/./} - ${t0/./} ))`
-	if !reaches(from, to.IPv4) { // and knows its neighbour from now on
-		t.Fatalf("%s does not reach %s", from.Name, to.Name)
+	if err := until(from.Name+" to reach "+to.IPv4, func() bool { return reaches(from, to.IPv4) }); err != nil { // and to know its neighbour
+		t.Fatal(err)
 	}
 	us, err := strconv.Atoi(strings.TrimSpace(from.Run("bash", "-c", fmt.Sprintf(ask, to.IPv4))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return time.Duration(us) * time.Microsecond
+}
+
+// quickest is the shortest of up to 20 round trips: on a busy machine, any of them may have to wait. One below enough
+// will do.
+func quickest(t *testing.T, from, to *Host, enough time.Duration) time.Duration {
+	t.Helper()
+	best := roundTrip(t, from, to)
+	for tries := 1; tries < 20 && best >= enough; tries++ {
+		best = min(best, roundTrip(t, from, to))
+	}
+	return best
 }
 
 // picture lists what a lab could leave on the machine. Labs of other processes come and go all the while: what carries
