@@ -15,6 +15,7 @@ import (
 // process is etcd as a benchmark sees it: from outside, by what the kernel tells of the process.
 type process struct {
 	host     *Host
+	pid      string
 	flags    map[string]string // --data-dir, without the dashes
 	settings map[string]string // ETCD_*
 }
@@ -30,7 +31,7 @@ func (p process) setting(flag string) string {
 // etcdOf reads what runs as the unit of etcd.
 func etcdOf(h *Host) process {
 	pid := strings.TrimSpace(h.Run("systemctl", "show", "--value", "--property=MainPID", "etcd"))
-	p := process{h, map[string]string{}, map[string]string{}}
+	p := process{h, pid, map[string]string{}, map[string]string{}}
 	args := strings.Split(h.Run("cat", "/proc/"+pid+"/cmdline"), "\x00")
 	for i, a := range args {
 		flag, is := strings.CutPrefix(a, "--")
@@ -135,7 +136,8 @@ var requirements = []struct {
 
 var exposure = regexp.MustCompile(`exposure level for etcd.service: ([0-9.]+)`)
 
-// A node as init leaves it passes what benchmarks ask of etcd, and systemd finds it well shut in, with every etcd.
+// A node as init leaves it passes what benchmarks ask of etcd, and systemd finds it well shut in, with every etcd. The
+// sandbox lets etcd write its database anew.
 func TestHardening(t *testing.T) {
 	s := begin(t, len(release.Versions), current)
 	var all sync.WaitGroup
@@ -169,6 +171,14 @@ func TestHardening(t *testing.T) {
 		}
 		if said := s.ask(h, "systemd-analyze", "verify", "--man=no", "etcd.service"); said.status != 0 || strings.Contains(said.said, "etcd.service") {
 			t.Errorf("etcd %s: systemd-analyze verify: status %d: %s", version, said.status, said.said)
+		}
+		put(h, "color", "blue")
+		ctl(h, "defrag")
+		if got := get(h, "color"); got != "blue" {
+			t.Errorf("etcd %s: after a defragmentation the member reads %q", version, got)
+		}
+		if now := etcdOf(h).pid; now != p.pid {
+			t.Errorf("etcd %s: a defragmentation took the process %s, and now there is %s", version, p.pid, now)
 		}
 	}
 }
