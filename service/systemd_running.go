@@ -86,11 +86,11 @@ func (r *unitRunning) judge(ctx context.Context) (converge.Diff, error) {
 	return nil, nil
 }
 
-// startsAgain tells whether etcd has ended for the first time since it was started, and systemd is about to start it with
-// what is wanted. Whether it comes up in the end is for others to await. One that has ended more often is started by us:
-// what made it end may be mended, and systemd counts from the beginning then.
+// startsAgain tells whether an etcd that we have started has ended since, and systemd is about to start it again with what is
+// wanted. Whether it comes up in the end is for others to await. One that had ended before is started by us, and at once:
+// what made it end may be mended, and who waits for it sees it run.
 func (r *unitRunning) startsAgain(u shown) (bool, error) {
-	if u["SubState"] != "auto-restart" || u.number("NRestarts") > 0 && !r.begun || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
+	if !r.begun || u["SubState"] != "auto-restart" || u["NeedDaemonReload"] == "yes" || u["FragmentPath"] != constants.UnitFile {
 		return false, nil
 	}
 	text, err := r.host.ReadFile(constants.EnvFile)
