@@ -27,8 +27,8 @@ func onFakeRoot(p string) string { return filepath.Join(os.Getenv("FAKE_ROOT"), 
 
 // fakeState is what the manager tells. Everything else is in the unit and the links to it.
 type fakeState struct {
-	Manager, MainPID, NRestarts, ExecMainCode, ExecMainStatus int
-	ActiveState, SubState, Result                             string
+	Manager, MainPID, NRestarts, ExecMainCode, ExecMainStatus, Job int
+	ActiveState, SubState, Result                                  string
 }
 
 func readState() fakeState {
@@ -59,8 +59,8 @@ func fakeSystemctl(args []string) int {
 	case "show":
 		s := readState()
 		loaded, err := os.ReadFile(fake("loaded"))
-		fmt.Printf("MainPID=%d\nNRestarts=%d\nExecMainCode=%d\nExecMainStatus=%d\nActiveState=%s\nSubState=%s\nResult=%s\nJob=\n",
-			s.MainPID, s.NRestarts, s.ExecMainCode, s.ExecMainStatus, s.ActiveState, s.SubState, s.Result)
+		fmt.Printf("MainPID=%d\nNRestarts=%d\nExecMainCode=%d\nExecMainStatus=%d\nActiveState=%s\nSubState=%s\nResult=%s\nJob=%d\n",
+			s.MainPID, s.NRestarts, s.ExecMainCode, s.ExecMainStatus, s.ActiveState, s.SubState, s.Result, s.Job)
 		if err != nil && len(disk) == 0 {
 			fmt.Println("LoadState=not-found")
 			return 0
@@ -115,6 +115,10 @@ func fakeSystemctl(args []string) int {
 			return 1
 		}
 		fmt.Println("enabled")
+	case "list-jobs": // as long as a start is queued, another one is why
+		if s := readState(); s.Job != 0 && s.MainPID == 0 {
+			fmt.Printf("%d etcd.service start waiting\n%d network-online.target start waiting\n%d networking-wait.service start running\n", s.Job, s.Job+1, s.Job+2)
+		}
 	case "reset-failed":
 	default:
 		fmt.Fprintln(os.Stderr, "unknown:", args)

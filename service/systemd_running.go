@@ -26,6 +26,9 @@ const (
 	manyStarts = 3
 )
 
+// slowStart is after what time it is told what a start waits for. Tests make it shorter.
+var slowStart = 5 * time.Second
+
 // unitRunning is etcd running as a unit, with a digest.
 type unitRunning struct {
 	*systemd
@@ -161,18 +164,28 @@ func (r *unitRunning) Apply(ctx context.Context) error {
 	return nil
 }
 
-// started waits until an etcd runs that is not the one before. One that keeps ending is given up: systemd counts its starts
-// anew when it has begun with what it was asked for, and tells of those before until then.
+// started waits until an etcd runs that is not the one before, within the limit of ctx: systemd stops that one first, and
+// may have to start others, such as a network that is slow to come up. One that keeps ending is given up: systemd counts its
+// starts anew when it has begun with what it was asked for, and tells of those before until then.
 func (r *unitRunning) started(ctx context.Context, before, starts int) error {
-	limit := startLimit
-	if before != 0 {
-		limit += constants.StopTimeout + stopMargin
-	}
-	for deadline := time.Now().Add(limit); ; {
-		u, err := r.show(ctx)
-		if err != nil {
+	last, awaited := shown{}, ""
+	late := func(err error) error {
+		if ctx.Err() == nil {
 			return err
 		}
+		what := fmt.Sprintf("the unit is %s (%s)", last["ActiveState"], last["SubState"])
+		if awaited != "" {
+			what += ", and waits for " + awaited
+		}
+		return errs.New(errs.StatusOf(ctx.Err()), "%s: %w", what, ctx.Err()).
+			Hint("see what it waits for: systemctl list-jobs; systemctl status %s", constants.Unit)
+	}
+	for slow := time.Now().Add(slowStart); ; {
+		u, err := r.show(ctx)
+		if err != nil {
+			return late(err)
+		}
+		last = u
 		pid := u.pid()
 		again := u.number("NRestarts")
 		if again < starts {
@@ -190,14 +203,30 @@ func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 			}
 		case pid == 0 && (u.idle() || again >= starts+manyStarts):
 			return NotUp(ctx, r.systemd, r.ended(u))
-		case time.Now().After(deadline):
-			return errs.New(errs.Timeout, "etcd has not started within %s: the unit is %s (%s)", limit, u["ActiveState"], u["SubState"]).
-				Hint("see what it waits for: systemctl list-jobs; systemctl status %s", constants.Unit)
+		case awaited == "" && time.Now().After(slow):
+			if awaited = r.jobs(ctx); awaited != "" {
+				converge.Notef(ctx, "systemd starts etcd when it has done with %s", awaited)
+			}
 		}
 		if err := pause(ctx, askAgain); err != nil {
-			return err
+			return late(err)
 		}
 	}
+}
+
+// jobs names the other units that systemd is at work on; "" when there are none, or it does not tell.
+func (s *systemd) jobs(ctx context.Context) string {
+	out, err := s.host.Query(ctx, s.systemctl("list-jobs", "--no-legend"))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for line := range strings.Lines(string(out)) { // "<id> <unit> <type> <state>"
+		if f := strings.Fields(line); len(f) == 4 && f[3] == "running" && f[1] != constants.Unit {
+			names = append(names, f[1])
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // unitStopped is the unit not active, and not about to be.

@@ -288,6 +288,22 @@ func TestStartsOfBeforeAreNotCounted(t *testing.T) {
 	}
 }
 
+// systemd may have to bring up the network first, which may take minutes.
+func TestAStartThatWaitsForOthersIsAwaited(t *testing.T) {
+	defer func(d time.Duration) { slowStart = d }(slowStart)
+	slowStart = askAgain
+	m := newMachine(t)
+	m.configure("one")
+	defer writeState(fakeState{ActiveState: "inactive", SubState: "dead"})
+	writeState(fakeState{ActiveState: "inactive", SubState: "dead", Job: 7})
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	err := (&unitRunning{systemd: m.systemd, digest: "one"}).started(ctx, 0, 0)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(text(err), "the unit is inactive (dead), and waits for networking-wait.service: ") || len(errs.HintsOf(err)) != 1 {
+		t.Errorf("given up: %v, hints %q", err, errs.HintsOf(err))
+	}
+}
+
 func TestAUnitOfARemovedMemberIsLeftAlone(t *testing.T) {
 	m := newMachine(t)
 	m.configure("one", KV{"FAKE", "removed"})
