@@ -156,6 +156,10 @@ func (u shown) number(property string) int {
 // pid is that of etcd; 0 when it does not run, a start that is under way included.
 func (u shown) pid() int { return u.number("MainPID") }
 
+// ends tells that the unit is being stopped, or has ended and is being cleared up. Its process may run on for as long as that
+// takes.
+func (u shown) ends() bool { return u["ActiveState"] == "deactivating" }
+
 // idle tells that nothing runs and nothing is about to.
 func (u shown) idle() bool {
 	return (u["ActiveState"] == "" || u["ActiveState"] == "inactive" || u["ActiveState"] == "failed") && u.number("Job") == 0

@@ -36,7 +36,7 @@ type unitRunning struct {
 	begun  bool // Apply has seen it run: whether it stays up is for others to await
 }
 
-// errEnded says that a process is gone which systemd has just told of.
+// errEnded says that a process is gone, or about to be, which systemd has just told of.
 var errEnded = errors.New("the process has ended meanwhile")
 
 // Check compares what the process carries with the settings and with the unit on the disk.
@@ -64,7 +64,12 @@ func (r *unitRunning) judge(ctx context.Context) (converge.Diff, error) {
 		return converge.Diff{{What: "etcd", Have: have, Want: want}}, nil
 	}
 	pid := u.pid()
-	if pid == 0 {
+	switch {
+	case u.ends() && r.begun && u.number("Job") == 0: // by itself: whether it is started again is seen in an instant
+		return nil, errEnded
+	case u.ends():
+		return gap("being stopped", "running")
+	case pid == 0:
 		if again, err := r.startsAgain(u); err != nil || again {
 			return nil, err
 		}
@@ -164,7 +169,7 @@ func (r *unitRunning) Apply(ctx context.Context) error {
 	return nil
 }
 
-// started waits until an etcd runs that is not the one before, within the limit of ctx: systemd stops that one first, and
+// started waits until an etcd runs that is not the one before, and that nobody is stopping, within the limit of ctx: systemd stops that one first, and
 // may have to start others, such as a network that is slow to come up. One that keeps ending is given up: systemd counts its
 // starts anew when it has begun with what it was asked for, and tells of those before until then.
 func (r *unitRunning) started(ctx context.Context, before, starts int) error {
@@ -192,7 +197,7 @@ func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 			starts = 0
 		}
 		switch {
-		case pid != 0 && pid != before:
+		case pid != 0 && pid != before && !u.ends():
 			env, err := startedWith(r.host, pid)
 			switch {
 			case errors.Is(err, fs.ErrPermission) || err == nil && env[constants.DigestVariable] == r.digest:

@@ -288,6 +288,41 @@ func TestStartsOfBeforeAreNotCounted(t *testing.T) {
 	}
 }
 
+// Whoever asked systemd to stop etcd may have gone: the stop goes on.
+func TestAnEtcdThatIsBeingStoppedIsNotOneThatRuns(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	first := m.running("one")
+	runs := readState()
+	stopping := runs
+	stopping.ActiveState, stopping.SubState, stopping.Job = "deactivating", "stop-sigterm", 7
+	writeState(stopping)
+	for _, begun := range []bool{false, true} {
+		if got := gapOf(t, &unitRunning{systemd: m.systemd, digest: "one", begun: begun}); got != "etcd: being stopped, want running" {
+			t.Errorf("begun: %t, gap %q", begun, got)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := (&unitRunning{systemd: m.systemd, digest: "one"}).started(ctx, 0, 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("taken for started: %v", err)
+	}
+	if s := m.running("one"); s.PID == first.PID {
+		t.Error("it was not started again")
+	}
+
+	// One that ended by itself is cleared up for an instant. After a start of ours, what comes of it is awaited.
+	runs = readState()
+	ended := runs
+	ended.ActiveState, ended.SubState = "deactivating", "stop-post"
+	writeState(ended)
+	again := time.AfterFunc(200*time.Millisecond, func() { writeState(runs) })
+	defer again.Stop()
+	if got := gapOf(t, &unitRunning{systemd: m.systemd, digest: "one", begun: true}); got != "" {
+		t.Errorf("started by us, and started again: gap %q", got)
+	}
+}
+
 // systemd may have to bring up the network first, which may take minutes.
 func TestAStartThatWaitsForOthersIsAwaited(t *testing.T) {
 	defer func(d time.Duration) { slowStart = d }(slowStart)
