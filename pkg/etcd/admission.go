@@ -89,13 +89,6 @@ func (d *Admission) Close() {
 }
 
 // admitting tells whether a node has the admission or waits for it, as far as etcd says.
-func admitting(ctx context.Context, client *clientv3.Client) bool {
-	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
-	defer cancel()
-	for _, id := range []clientv3.LeaseID{admissionLease, queueLease} {
-		if l, err := client.TimeToLive(ctx, id); err == nil && l.TTL > 0 {
-			return true
-		}
-	}
-	return false
+func admitting(ctx context.Context, c *clientv3.Client) bool {
+	return granted(ctx, c, admissionLease, queueLease)
 }

@@ -2,11 +2,14 @@ package etcd
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"etcdadm/constants"
 )
 
 // lease is a lock that all nodes see: a lease with an id of our own, which etcd grants to one only. It is not seen among the
@@ -64,6 +67,16 @@ func grant(ctx context.Context, c *clientv3.Client, id clientv3.LeaseID, ttl tim
 	request := &etcdserverpb.LeaseGrantRequest{ID: int64(id), TTL: int64(ttl / time.Second)}
 	_, err := etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(ctx, request)
 	return clientv3.ContextError(ctx, err)
+}
+
+// granted tells whether somebody has one of the leases, as far as etcd says.
+func granted(ctx context.Context, c *clientv3.Client, ids ...clientv3.LeaseID) bool {
+	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
+	defer cancel()
+	return slices.ContainsFunc(ids, func(id clientv3.LeaseID) bool {
+		l, err := c.TimeToLive(ctx, id)
+		return err == nil && l.TTL > 0
+	})
 }
 
 // call makes a call through a member that answers.

@@ -25,13 +25,14 @@ type Turn struct {
 	Cluster *Cluster // of the other members too: this one is about to leave them
 	PeerURL string   // of this member
 
+	alone bool // without the lease: a full database grants none
 	lease
 }
 
 // Check tells whether the turn is held, or needs not be: a member that votes alone, or one of two, cannot be spared by
 // anybody, whoever else is up.
 func (t *Turn) Check(ctx context.Context) (converge.Diff, error) {
-	if t.held() {
+	if t.held() || t.alone {
 		return nil, nil
 	}
 	m, err := t.Cluster.MembersSerializable(ctx)
@@ -45,12 +46,13 @@ func (t *Turn) Check(ctx context.Context) (converge.Diff, error) {
 }
 
 // Apply waits for the turn until ctx ends; then the error is why it could not be had: another member has it, or the others
-// have no quorum of their own.
+// have no quorum of their own. A full database is mended by a larger quota, which takes a restart: so where etcd grants no
+// lease for that, the quorum of the others has to do, and the user is warned.
 func (t *Turn) Apply(ctx context.Context) error {
 	announced := false
 	var why error // with its hints
 	err := until(ctx, func(ctx context.Context) error {
-		m, err := t.Cluster.Members(ctx)
+		a, err := t.Cluster.list(ctx, true, anybody)
 		if err != nil {
 			why = err
 			return patient(err)
@@ -58,13 +60,21 @@ func (t *Turn) Apply(ctx context.Context) error {
 		if err := t.Cluster.once(&announced, "etcd/turn"); err != nil {
 			return err
 		}
-		if why = t.take(ctx); why != nil {
+		why = t.take(ctx)
+		full := errors.Is(why, rpctypes.ErrNoSpace)
+		if full && granted(ctx, a.client, turnLease) {
+			why, full = errTaken, false
+		}
+		if why != nil && !full {
 			return waiting{why.Error(), later}
 		}
 		// Now that nobody else goes, those who are there stay.
-		if why = AwayGate(m, t.Cluster.serving(ctx, m), t.PeerURL); why != nil {
-			t.Close()
+		if why = AwayGate(a.Membership, t.Cluster.serving(ctx, a.Membership), t.PeerURL); why != nil {
+			t.lease.Close()
 			return waiting{why.Error(), later}
+		}
+		if t.alone = full; full {
+			converge.Warnf(ctx, "the database of the cluster is full (alarm NOSPACE), and other nodes cannot be told that this member is away: run this command on one node at a time")
 		}
 		return nil
 	})
@@ -103,12 +113,15 @@ func (c *Cluster) serving(ctx context.Context, m Membership) Health {
 	return h
 }
 
+// errTaken is why there is no turn while another member has it.
+var errTaken = errors.New("another member of the cluster is being restarted by etcdadm")
+
 // take asks for the lease.
 func (t *Turn) take(ctx context.Context) error {
 	err := t.lease.take(ctx, t.Cluster, turnLease, constants.TurnTTL)
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseExist):
-		return errors.New("another member of the cluster is being restarted by etcdadm")
+		return errTaken
 	case err != nil:
 		return fmt.Errorf("the cluster gives nobody the turn to be away: %w", err)
 	}

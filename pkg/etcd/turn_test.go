@@ -69,6 +69,35 @@ func TestNobodyIsAwayWhileTheLeaderDoesNotHearAnother(t *testing.T) {
 	turn.Close()
 }
 
+// A database that is full is given a larger quota by a restart, and grants no lease for that.
+func TestTurnWithAFullDatabase(t *testing.T) {
+	t.Parallel()
+	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
+	start(t, a, b, c)
+	endpoints := []string{a.client, b.client, c.client}
+	before := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer}
+	holds(t, before)
+	raise(t, a, "NOSPACE")
+
+	turn := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	r := apply(t, turn, 2*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "another member of the cluster is being restarted") {
+		t.Errorf("while another member is away since before the alarm: %v", r.Err)
+	}
+	before.Close()
+	r = holds(t, turn)
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "one node at a time") {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+
+	c.stop()
+	turn = &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	r = apply(t, turn, 2*time.Second, nil)
+	if errs.StatusOf(r.Err) != errs.Timeout || !strings.Contains(r.Err.Error(), "member c (") {
+		t.Errorf("with one of three down, another may go: %v", r.Err)
+	}
+}
+
 func TestAMemberThatCannotBeSparedNeedsNoTurn(t *testing.T) {
 	t.Parallel()
 	a, b := newNode(t, "a"), newNode(t, "b")
