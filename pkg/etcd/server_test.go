@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/host"
@@ -61,8 +63,7 @@ func newNode(t *testing.T, name string, change ...func(*node)) *node {
 	cfg := n.config
 	cfg.Name, cfg.Dir = name, filepath.Join(t.TempDir(), "etcd")
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.TickMs, cfg.ElectionMs = 10, 100
-	cfg.UnsafeNoFsync = true
+	cfg.UnsafeNoFsync = true // its ticks stay those of etcd: with faster ones a busy machine elects leaders without a cause
 	for _, f := range change {
 		f(n)
 	}
@@ -128,18 +129,28 @@ func (n *node) stop() {
 
 func (n *node) id() uint64 { return uint64(n.server.Server.MemberID()) }
 
+// answers has f see each answer of a member to a request, before it is sent. The context ends when nobody waits for it any
+// more.
+func answers(f func(ctx context.Context, method string, err error)) func(*node) {
+	return func(n *node) {
+		n.config.GRPCAdditionalServerOptions = append(n.config.GRPCAdditionalServerOptions, grpc.ChainUnaryInterceptor(
+			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+				reply, err := handle(ctx, req)
+				f(ctx, path.Base(info.FullMethod), err)
+				return reply, err
+			}))
+	}
+}
+
 // lax turns off the wait of 5 s before each change of a membership of several voters.
 func lax(n *node) { n.config.StrictReconfigCheck = false }
 
-// open returns the cluster behind the endpoints, with short limits.
+// open returns the cluster behind the endpoints.
 func open(t *testing.T, o Options, endpoints ...string) *Cluster {
 	t.Helper()
 	o.Endpoints = endpoints
 	if o.Host == nil {
 		o.Host = host.New(t.TempDir())
-	}
-	if o.DialTimeout == 0 {
-		o.DialTimeout = time.Second
 	}
 	c := Open(o)
 	t.Cleanup(c.Close)
@@ -149,7 +160,11 @@ func open(t *testing.T, o Options, endpoints ...string) *Cluster {
 // apply brings one state about as the program does, and returns the result and what was told on the way.
 func apply(t *testing.T, want converge.Checker, within time.Duration, told func(string)) *converge.Result {
 	t.Helper()
-	return converge.Run(t.Context(), []converge.Phase{{
+	return applyUntil(t.Context(), want, within, told)
+}
+
+func applyUntil(ctx context.Context, want converge.Checker, within time.Duration, told func(string)) *converge.Result {
+	return converge.Run(ctx, []converge.Phase{{
 		Name: "test", Steps: func(context.Context) ([]converge.Step, error) {
 			return []converge.Step{{Name: "test/state", Short: "state", Want: want, Within: within}}, nil
 		},
@@ -168,6 +183,23 @@ func holds(t *testing.T, want converge.Checker) *converge.Result {
 		t.Fatalf("%T: %v", want, r.Err)
 	}
 	return r
+}
+
+// waits fails the test unless the state is waited for, for a reason that is told, and is the error when the wait is ended
+// then.
+func waits(t *testing.T, want converge.Checker, reason string) {
+	t.Helper()
+	ctx, enough := context.WithCancel(t.Context())
+	defer enough()
+	r := applyUntil(ctx, want, time.Minute, func(s string) {
+		t.Log(s)
+		if strings.Contains(s, reason) {
+			enough()
+		}
+	})
+	if ctx.Err() == nil || r.Err == nil || !strings.Contains(r.Err.Error(), reason) {
+		t.Errorf("%T is not waited for because of %q: %v", want, reason, r.Err)
+	}
 }
 
 // authority is a CA for tests.
