@@ -51,27 +51,34 @@ func (t *Turn) Check(ctx context.Context) (converge.Diff, error) {
 func (t *Turn) Apply(ctx context.Context) error {
 	announced := false
 	var why error // with its hints
+	because := func(err error) {
+		if why == nil || !ending(ctx) { // otherwise it is but that this look was cut short
+			why = err
+		}
+	}
 	err := until(ctx, func(ctx context.Context) error {
 		a, err := t.Cluster.list(ctx, true, anybody)
 		if err != nil {
-			why = err
+			because(err)
 			return patient(err)
 		}
 		if err := t.Cluster.once(&announced, "etcd/turn"); err != nil {
 			return err
 		}
-		why = t.take(ctx)
-		full := errors.Is(why, rpctypes.ErrNoSpace)
+		err = t.take(ctx)
+		full := errors.Is(err, rpctypes.ErrNoSpace)
 		if full && granted(ctx, a.client, turnLease) {
-			why, full = errTaken, false
+			err, full = errTaken, false
 		}
-		if why != nil && !full {
-			return waiting{why.Error(), later}
+		if err != nil && !full {
+			because(err)
+			return waiting{err.Error(), later}
 		}
 		// Now that nobody else goes, those who are there stay.
-		if why = AwayGate(a.Membership, t.Cluster.serving(ctx, a.Membership), t.PeerURL); why != nil {
+		if err := AwayGate(a.Membership, t.Cluster.serving(ctx, a.Membership), t.PeerURL); err != nil {
+			because(err)
 			t.lease.Close()
-			return waiting{why.Error(), later}
+			return waiting{err.Error(), later}
 		}
 		if t.alone = full; full {
 			converge.Warnf(ctx, "the database of the cluster is full (alarm NOSPACE), and other nodes cannot be told that this member is away: run this command on one node at a time")

@@ -2,8 +2,13 @@ package etcd
 
 import (
 	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"etcdadm/pkg/errs"
 )
@@ -35,6 +40,31 @@ func TestOneMemberIsAwayAtATime(t *testing.T) {
 	one = &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: c.peer}
 	holds(t, one)
 	one.Close()
+}
+
+// What the last look says, which is but cut short, is no reason.
+func TestWhyThereIsNoTurnIsTold(t *testing.T) {
+	t.Parallel()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	var asked atomic.Int32
+	tells := answers(func(call context.Context, method string, err error) {
+		if method == "LeaseGrant" && errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist) && asked.Add(1) == 2 {
+			end()
+			<-call.Done()
+		}
+	})
+	a, b, c := newNode(t, "a", tells), newNode(t, "b", tells), newNode(t, "c", tells)
+	start(t, a, b, c)
+	endpoints := []string{a.client, b.client, c.client}
+	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	holds(t, one)
+	defer one.Close()
+	two := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer}
+	err := two.Apply(ctx)
+	if err == nil || !strings.Contains(err.Error(), "another member of the cluster is being restarted") || asked.Load() != 2 {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
+	}
 }
 
 // A member that answers, but that the leader does not hear, is none of the quorum: without a third one, nobody could write.
