@@ -77,7 +77,7 @@ func (r Added) Apply(ctx context.Context) error {
 		if err := cutOff(a.Membership, health); err != nil {
 			return err
 		}
-		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
+		if err := c.passes(ctx, a, health, func(h Health) error { return JoinGate(a.Membership, h, r.PeerURL) }); err != nil {
 			return err
 		}
 		for _, v := range Silent(a.Voters(), health) {
@@ -174,7 +174,7 @@ func (r Added) forget(ctx context.Context, a answer, m Member, h Health, announc
 		return errs.New(errs.Precondition, "member %s runs somewhere, and has the peer URL of this node, which has no data", m).
 			Hint("give this node another address, or stop the etcd that has it")
 	}
-	if err := RemoveGate(a.Membership, h, m.ID); err != nil {
+	if err := r.Cluster.passes(ctx, a, h, func(h Health) error { return RemoveGate(a.Membership, h, m.ID) }); err != nil {
 		return err
 	}
 	if err := r.Cluster.once(announced, "remove member %s, which lost its data, from the cluster", m.HexID()); err != nil {

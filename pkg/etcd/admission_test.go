@@ -71,16 +71,15 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 	a, b, d := newNode(t, "a", several), newNode(t, "b", several), newNode(t, "d", several)
 	start(t, a)
 	c := open(t, Options{}, a.client)
-	allowed := func(context.Context, Membership) bool { return true }
 	var first, second Admission
 	t.Cleanup(second.Close)
-	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: &first, Several: allowed})
+	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: &first, Several: anyLearner})
 	join(t, b, a)
 	holds(t, Answering{c, b.client})
 
 	added := make(chan *converge.Result)
 	go func() {
-		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: allowed}, 30*time.Second, nil)
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: anyLearner}, 30*time.Second, nil)
 	}()
 	select {
 	case r := <-added:

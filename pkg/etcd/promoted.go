@@ -87,7 +87,7 @@ func (r Promoted) Apply(ctx context.Context) error {
 		if err := cutOff(a.Membership, health); err != nil {
 			return err
 		}
-		if err := JoinGate(a.Membership, health, r.PeerURL); err != nil {
+		if err := c.passes(ctx, a, health, func(h Health) error { return JoinGate(a.Membership, h, r.PeerURL) }); err != nil {
 			return err
 		}
 		if err := r.linked(ctx, a, m.ID); err != nil {

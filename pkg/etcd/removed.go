@@ -92,7 +92,7 @@ func (r Removed) Apply(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := RemoveGate(a.Membership, health, m.ID); err != nil {
+		if err := c.passes(ctx, a, health, func(h Health) error { return RemoveGate(a.Membership, h, m.ID) }); err != nil {
 			return err
 		}
 		if !handed {

@@ -67,7 +67,7 @@ func (t *Turn) Apply(ctx context.Context) error {
 		}
 		err = t.take(ctx)
 		full := errors.Is(err, rpctypes.ErrNoSpace)
-		if full && granted(ctx, a.client, turnLease) {
+		if full && away(ctx, a) {
 			err, full = errTaken, false
 		}
 		if err != nil && !full {
@@ -122,6 +122,25 @@ func (c *Cluster) serving(ctx context.Context, m Membership) Health {
 
 // errTaken is why there is no turn while another member has it.
 var errTaken = errors.New("another member of the cluster is being restarted by etcdadm")
+
+// away tells whether a member has the turn to be away.
+func away(ctx context.Context, a answer) bool { return granted(ctx, a.client, turnLease) }
+
+// passes asks a gate. What it refuses because of a member that does not answer is waited for while a member has the turn to
+// be away, which is about to be back, or is since.
+func (c *Cluster) passes(ctx context.Context, a answer, h Health, gate func(Health) error) error {
+	switch {
+	case gate(h) == nil:
+		return nil
+	case away(ctx, a):
+		return waiting{errTaken.Error(), later}
+	}
+	h = c.Health(ctx, a.Membership)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return gate(h)
+}
 
 // take asks for the lease.
 func (t *Turn) take(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 )
 
@@ -113,6 +114,55 @@ func TestTurnWithAFullDatabase(t *testing.T) {
 		t.Errorf("with one of three down, another may go: %v", r.Err)
 	}
 }
+
+// One that is away for a moment has not gone: whoever changes the membership waits for it, and asks nobody to remove it.
+func TestAMemberThatIsAwayIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(c *Cluster, a, b, learner *node) converge.Checker{
+		"another member": func(c *Cluster, _, _, _ *node) converge.Checker {
+			return Added{Cluster: c, PeerURL: "http://127.0.0.2:2380", Several: anyLearner}
+		},
+		"another voter": func(c *Cluster, _, _, l *node) converge.Checker {
+			return Promoted{Cluster: c, PeerURL: l.peer, Local: l.client}
+		},
+		"one that goes away": func(c *Cluster, _, b, _ *node) converge.Checker {
+			return Removed{Cluster: c, ID: b.id(), Local: b.client}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b, d, learner := newNode(t, "a", lax, several), newNode(t, "b", lax, several), newNode(t, "d", lax, several), newNode(t, "l", lax, several)
+			start(t, a, b, d)
+			c := open(t, Options{}, a.client, b.client, d.client)
+			holds(t, Added{Cluster: c, PeerURL: learner.peer})
+			join(t, learner, a, b, d)
+			holds(t, Answering{c, learner.client})
+			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer}
+			t.Cleanup(turn.Close)
+			holds(t, turn)
+			d.stop()
+
+			changed, told := make(chan *converge.Result), make(chan string, 100)
+			want := change(c, a, b, learner)
+			go func() { changed <- apply(t, want, 30*time.Second, func(s string) { told <- s }) }()
+			for note := ""; !strings.Contains(note, "is being restarted"); {
+				select {
+				case note = <-told:
+				case r := <-changed:
+					t.Fatalf("while a member was away: %+v", r)
+				}
+			}
+			launch(t, d.config.ClusterState, []*node{a, b, d}, []*node{d})
+			<-d.server.Server.ReadyNotify()
+			turn.Close()
+			if r := <-changed; r.Err != nil || !r.Changed {
+				t.Errorf("when it was back: %+v", r)
+			}
+		})
+	}
+}
+
+func anyLearner(context.Context, Membership) bool { return true }
 
 func TestAMemberThatCannotBeSparedNeedsNoTurn(t *testing.T) {
 	t.Parallel()
