@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"io"
+	"os"
 	"time"
 
 	"etcdadm/constants"
@@ -54,4 +56,25 @@ func startedWith(h *host.Host, pid int) (map[string]string, error) {
 			return env, err
 		}
 	}
+}
+
+// otherProgram tells whether a process runs another program than the one that a path leads to. A run that was killed may have
+// moved the link to it, and etcd been started again from there with the settings of before, which look as wanted when the link
+// is moved back. What cannot be seen is not judged; nor is a script, whose process is that of another program anyway.
+func otherProgram(h *host.Host, pid int, at string) bool {
+	path, runs, err := h.Program(pid)
+	if err != nil || path == h.Resolved(at) {
+		return false
+	}
+	f, err := h.Open(at)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 2)
+	if _, err := io.ReadFull(f, head); err != nil || string(head) == "#!" {
+		return false
+	}
+	there, err := f.Stat()
+	return err == nil && !os.SameFile(runs, there) // under another name, as in a container
 }

@@ -71,6 +71,7 @@ func fakeSystemctl(args []string) int {
 		}
 		reload := map[bool]string{true: "yes", false: "no"}[string(loaded) != string(disk) && err == nil]
 		known, _ := os.ReadFile(fake("dropins"))
+		fmt.Printf("ExecStart={ path=/opt/bin/etcd ; argv[]=/opt/bin/etcd --data-dir /var/lib/etcd ; ignore_errors=no }\n")
 		fmt.Printf("LoadState=loaded\nFragmentPath=%s\nDropInPaths=%s\nNeedDaemonReload=%s\n", at, known, reload)
 		if err != nil { // read when it is asked for the first time
 			_ = os.WriteFile(fake("loaded"), disk, 0o600)

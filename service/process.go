@@ -81,6 +81,7 @@ func (p *process) Stopped() converge.Resource { return stopped{p} }
 type view struct {
 	supervisor, etcd int    // process ids, 0 when there is none
 	digest           string // of the running etcd
+	other            bool   // it runs another program than the one in the install directory
 	unreadable       error  // why the digest is not known
 }
 
@@ -104,6 +105,7 @@ func (p *process) look() (view, error) {
 			continue
 		}
 		v.etcd, v.digest = c.PID, env[constants.DigestVariable]
+		v.other = v.digest != "" && otherProgram(p.host, c.PID, path.Join(p.installDir, "etcd"))
 	}
 	return v, nil
 }

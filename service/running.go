@@ -78,6 +78,8 @@ func (r *running) Check(ctx context.Context) (converge.Diff, error) {
 		return nil, fmt.Errorf("whether etcd has to be restarted: %w", v.unreadable)
 	case v.digest != r.digest:
 		return gap("running with other settings", "restarted")
+	case v.other:
+		return gap("running another program", "restarted")
 	case r.starved(v):
 		return gap("ending again and again, with fewer open files than it could have now", "restarted")
 	}
@@ -103,7 +105,7 @@ func (r *running) Apply(ctx context.Context) error {
 	}
 	// A supervisor of which no etcd has ended yet is about to start its first.
 	starting := v.supervisor != 0 && v.etcd == 0 && r.exited(v).PID == 0
-	if v.supervisor != 0 && !starting && (v.etcd == 0 || v.digest != r.digest || r.starved(v)) {
+	if v.supervisor != 0 && !starting && (v.etcd == 0 || v.digest != r.digest || v.other || r.starved(v)) {
 		if err := r.stop(ctx, v); err != nil {
 			return err
 		}

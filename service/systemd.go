@@ -102,7 +102,7 @@ func (s *systemd) run(ctx context.Context, args ...string) error {
 // properties are those of systemd's D-Bus interface (org.freedesktop.systemd1(5)) that tell what the unit does.
 var properties = []string{
 	"LoadState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ActiveState", "SubState", "Job",
-	"Result", "MainPID", "NRestarts", "ExecMainCode", "ExecMainStatus",
+	"Result", "MainPID", "NRestarts", "ExecMainCode", "ExecMainStatus", "ExecStart",
 }
 
 // shown is the unit as systemd tells it. Without systemd it is as one that does not exist.

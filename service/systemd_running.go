@@ -123,11 +123,14 @@ func (r *unitRunning) due(ctx context.Context, pid int, u shown) (string, error)
 		return "", err
 	}
 	started, err := r.host.Started(pid)
+	program := path.Join(r.unit.InstallDir, "etcd")
 	switch {
 	case env[constants.DigestVariable] != r.digest:
 		return "running with other settings", nil
 	case env[unitVariable] != unitDigestOf(text):
 		return "running from another unit", nil
+	case strings.Contains(u["ExecStart"], " path="+program+" ;") && otherProgram(r.host, pid, program): // a drop-in may start another one
+		return "running another program", nil
 	case err == nil && r.changedSince(started, u):
 		return "running without the drop-ins as they are now", nil
 	}

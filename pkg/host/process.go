@@ -224,6 +224,17 @@ func (h *Host) Args(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
 }
 
+// Program returns the file that a process runs, and its logical path, which another file may have by now. It needs the
+// process's user, or root.
+func (h *Host) Program(pid int) (path string, file fs.FileInfo, err error) {
+	exe := fmt.Sprintf("/proc/%d/exe", pid)
+	if path, err = os.Readlink(exe); err != nil {
+		return "", nil, err
+	}
+	file, err = os.Stat(exe)
+	return h.Logical(strings.TrimSuffix(path, " (deleted)")), file, err
+}
+
 // SharesRoot tells whether a directory, as a process sees it, is the root of this host. A container has one of its own
 // under the same name. Where we may not look through the eyes of the process, the name decides.
 func (h *Host) SharesRoot(pid int, root string) bool {
