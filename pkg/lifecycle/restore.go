@@ -58,8 +58,8 @@ func (n *Node) fromSnapshot(info snapshot.Info, bump uint64) snapshot.Restored {
 	}
 }
 
-// verified is a snapshot that is whole, and that the etcd to be started can read. It is read once in a run; whoever
-// restores from it sees that it has not changed since.
+// verified is a snapshot that is whole, that the etcd to be started can read, and that a run which goes on after a kill
+// finds where it is. It is read once in a run; whoever restores from it sees that it has not changed since.
 func (n *Node) verified(ctx context.Context, file string, skipHash bool) (snapshot.Info, error) {
 	if info, ok := n.snapshots[file]; ok {
 		return info, nil
@@ -69,6 +69,9 @@ func (n *Node) verified(ctx context.Context, file string, skipHash bool) (snapsh
 		return info, err
 	}
 	if err := snapshot.TooNew(info, n.version()); err != nil {
+		return info, err
+	}
+	if err := snapshot.Outside(n.Host, n.Config.DataDir, info); err != nil {
 		return info, err
 	}
 	if n.snapshots == nil {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
@@ -78,13 +80,11 @@ func (r Restored) Apply(ctx context.Context) error {
 	if err := r.sameFile(ctx); err != nil {
 		return err
 	}
-	contents, err := contentsOnly(r.Host, r.DataDir)
+	target, contents, err := replaced(r.Host, r.DataDir)
 	if err != nil {
 		return err
 	}
-	target := filepath.Clean(r.DataDir)
 	if contents {
-		target = filepath.Join(target, memberDir)
 		if err := r.Host.MkdirAll(r.DataDir, 0o700); err != nil { // a link may lead to nothing yet
 			return err
 		}
@@ -180,6 +180,37 @@ func (r Restored) stage(ctx context.Context, staging string) error {
 		return err
 	}
 	return r.Host.SyncTree(staging)
+}
+
+// replaced returns what a restore sets aside and makes anew: the data directory, or only the contents that etcd has in it.
+func replaced(h *host.Host, dataDir string) (target string, contents bool, err error) {
+	target = filepath.Clean(dataDir)
+	if contents, err = contentsOnly(h, dataDir); contents {
+		target = filepath.Join(target, memberDir)
+	}
+	return target, contents, err
+}
+
+// Outside refuses, with status 3, a snapshot that would move away with the data that a restore sets aside: a run that was
+// killed right then would not find it again. Neither the file may lie there nor a link by which it is named.
+func Outside(h *host.Host, dataDir string, i Info) error {
+	target, _, err := replaced(h, dataDir)
+	if err != nil {
+		return err
+	}
+	path, err := filepath.Abs(i.Path)
+	if err != nil {
+		return err
+	}
+	own := h.Unrooted()
+	moving := own.Resolved(h.RealPath(target)) + "/"
+	named := filepath.Join(own.Resolved(filepath.Dir(path)), filepath.Base(path))
+	if !strings.HasPrefix(named, moving) && !strings.HasPrefix(own.Resolved(path), moving) {
+		return nil
+	}
+	return errs.New(errs.Precondition, "snapshot %s lies in %s, which a restore sets aside", i.Path, target).
+		Hint("copy it to another place: mkdir -p -m 0700 %s && cp %s %s/", constants.BackupDir, path, constants.BackupDir).
+		Hint("then run this command with the copy: %s", filepath.Join(constants.BackupDir, filepath.Base(path)))
 }
 
 // setAside gives what stands at target a dated name. An empty directory is no data, and just goes.

@@ -471,6 +471,59 @@ func clean(t *testing.T, dir string) {
 	}
 }
 
+// A snapshot that would move away with the data is refused, by whatever name it is called; any other is not.
+func TestOutsideRefusesWhatWouldMoveAway(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		linked  bool              // the data directory is a link, so that only "member" in it moves
+		links   map[string]string // where they lie, and where they lead
+		file    string
+		refused bool
+	}{
+		{name: "beside the data", file: "/var/lib/backup.db"},
+		{name: "in the data directory", file: dataDir + "/backup.db", refused: true},
+		{name: "the database of the member", file: dataDir + "/" + oldFile, refused: true},
+		{name: "data that was set aside", file: dataDir + ".20261121T120000Z/" + oldFile},
+		{name: "data that another node left", file: "/srv/copied/" + oldFile},
+		{name: "a link into the data", links: map[string]string{"/srv/latest.db": dataDir + "/backup.db"}, file: "/srv/latest.db", refused: true},
+		{name: "a link in the data", links: map[string]string{dataDir + "/latest.db": "/srv/backup.db"}, file: dataDir + "/latest.db", refused: true},
+		{name: "through a link to the data", links: map[string]string{"/srv/etcd": dataDir}, file: "/srv/etcd/backup.db", refused: true},
+		{name: "beside what moves in a linked directory", linked: true, file: dataDir + "/backup.db"},
+		{name: "set aside in a linked directory", linked: true, file: dataDir + "/member.20261121T120000Z/snap/db"},
+		{name: "in what moves in a linked directory", linked: true, file: dataDir + "/" + oldFile, refused: true},
+		{name: "where a linked directory leads", linked: true, file: "/disk/etcd/" + oldFile, refused: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			root := t.TempDir()
+			if c.linked {
+				mkdir(t, root, "/disk/etcd")
+				mkdir(t, root, filepath.Dir(dataDir))
+				if err := os.Symlink("../../disk/etcd", filepath.Join(root, dataDir)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(t, root, dataDir, oldFile)
+			for from, to := range c.links {
+				mkdir(t, root, filepath.Dir(from))
+				if err := os.Symlink(filepath.Join(root, to), filepath.Join(root, from)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := Outside(host.New(root), dataDir, Info{Path: filepath.Join(root, c.file)})
+			if !c.refused {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantStatus(t, err, errs.Precondition)
+			if hints := errs.HintsOf(err); len(hints) != 2 || !strings.Contains(hints[0], " cp "+filepath.Join(root, c.file)+" ") {
+				t.Errorf("the hints are %q", hints)
+			}
+		})
+	}
+}
+
 // Restored data belongs to the user that etcd runs as from the moment that it is in its place.
 func TestRestoredDataBelongsToItsOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
