@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"etcdadm/pkg/errs"
 )
 
 // stagingSuffix marks a file that is not yet whole. The name is fixed, so that a second try overwrites the leftovers of the first.
@@ -49,7 +51,7 @@ func (h *Host) WriteFileFor(o Owner, path string, data []byte, mode fs.FileMode)
 // WriteWatched is WriteFile for a directory of which somebody takes every file: it is staged beside that directory, and
 // moved in. Where nothing can be moved in from there, it is staged in the directory, hidden.
 func (h *Host) WriteWatched(path string, data []byte, mode fs.FileMode) error {
-	f, err := h.create(path, Staging(filepath.Dir(path)), mode)
+	f, err := h.create(path, Staging(filepath.Dir(path)), mode, fresh)
 	if err == nil {
 		defer f.Discard()
 		if _, err = f.Write(data); err == nil {
@@ -69,26 +71,38 @@ type StagedFile struct {
 	path string // logical
 	real string
 	done bool
+
+	locked bool // until it is closed
 }
 
 // Create begins a file that takes the place of path at Commit. Like WriteFile, for what is written in pieces.
 func (h *Host) Create(path string, mode fs.FileMode) (*StagedFile, error) {
-	return h.create(path, Staging(path), mode)
+	return h.create(path, Staging(path), mode, fresh)
 }
 
-func (h *Host) create(path, staging string, mode fs.FileMode) (*StagedFile, error) {
+// CreateLocked is Create for a file that another process may be making at the same moment, where no lock of the node keeps
+// the two apart. The staged file is locked until it has its name: whoever comes second ends with status 4, and touches
+// nothing. What a killed process left is not locked. On a file system without locks this is Create.
+func (h *Host) CreateLocked(path string, mode fs.FileMode) (*StagedFile, error) {
+	f, err := h.create(path, Staging(path), mode, freshLocked)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errs.New(errs.Locked, "%s is being written by another process", path).
+			Hint("wait until the other etcdadm has ended, then run this command again")
+	}
+	if err == nil {
+		f.locked = true
+	}
+	return f, err
+}
+
+func (h *Host) create(path, staging string, mode fs.FileMode, open func(string, fs.FileMode) (*os.File, error)) (*StagedFile, error) {
 	if err := h.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
 	if err := h.Act("stage %s", path); err != nil {
 		return nil, err
 	}
-	staging = h.Path(staging)
-	if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	// O_EXCL: whatever stands there now was put there by somebody else, a link perhaps.
-	f, err := os.OpenFile(staging, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := open(h.Path(staging), mode)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +113,74 @@ func (h *Host) create(path, staging string, mode fs.FileMode) (*StagedFile, erro
 	return &StagedFile{File: f, h: h, path: path, real: h.Path(path)}, nil
 }
 
+// fresh makes a file in place of what stands there.
+func fresh(real string, mode fs.FileMode) (*os.File, error) {
+	if err := os.Remove(real); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return newFile(real, mode)
+}
+
+// newFile opens a file for writing, and for reading too, without which NFS shares no lock.
+func newFile(real string, mode fs.FileMode) (*os.File, error) {
+	// O_EXCL: whatever stands there now was put there by somebody else, a link perhaps.
+	return os.OpenFile(real, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
+}
+
+// freshLocked is fresh for a file that is locked while it is made, and EWOULDBLOCK when another process makes it. The
+// maker shares its lock with those who read the database in the file, which bbolt locks as well; whoever would remove the
+// file needs it alone. So a file that still has its name under our lock keeps it.
+func freshLocked(real string, mode fs.FileMode) (*os.File, error) {
+	for range 10 { // others come and go
+		if err := removeUnlocked(real); err != nil {
+			return nil, err
+		}
+		f, err := newFile(real, mode)
+		switch {
+		case errors.Is(err, fs.ErrExist):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if err := tryLock(f, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) && isAt(f, real) {
+			return f, nil
+		}
+		_ = f.Close() // it was taken for a leftover before it was locked
+	}
+	return nil, unix.EWOULDBLOCK
+}
+
+// removeUnlocked removes what stands at a path, unless it is a file that another process has locked: EWOULDBLOCK.
+func removeUnlocked(real string) error {
+	f, err := os.OpenFile(real, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR): // a link, or a directory: nobody's staged file
+		return os.Remove(real)
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	if err := tryLock(f, unix.LOCK_EX); errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	if !isAt(f, real) { // somebody was faster
+		return nil
+	}
+	return os.Remove(real)
+}
+
+// isAt tells whether an open file still has its name.
+func isAt(f *os.File, real string) bool {
+	ours, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(real)
+	return err == nil && os.SameFile(ours, there)
+}
+
 // Commit makes the file count, and durable.
 func (f *StagedFile) Commit() error {
 	if f.h.unsynced == nil {
@@ -106,8 +188,10 @@ func (f *StagedFile) Commit() error {
 			return err
 		}
 	}
-	if err := f.Close(); err != nil {
-		return err
+	if !f.locked {
+		if err := f.Close(); err != nil {
+			return err
+		}
 	}
 	if err := f.h.Act("rename %s", f.path); err != nil {
 		return err
@@ -122,12 +206,12 @@ func (f *StagedFile) Commit() error {
 	return f.h.sync(filepath.Dir(f.real))
 }
 
-// Discard removes the staged file, unless it was committed.
+// Discard removes the staged file, unless it was committed, and gives its lock back.
 func (f *StagedFile) Discard() {
 	if !f.done {
-		_ = f.Close()
 		_ = os.Remove(f.Name())
 	}
+	_ = f.Close()
 }
 
 // Withdraw removes a file that has its name, but not on the disk: after a Commit that failed, where there was none before.

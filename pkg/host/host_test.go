@@ -10,13 +10,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"etcdadm/pkg/errs"
 	"etcdadm/pkg/host"
 )
 
@@ -77,6 +81,20 @@ var acts = map[string]struct {
 		},
 		do:    func(h *host.Host) error { return h.WriteWatched("/d/f", []byte("new"), 0o600) },
 		after: map[string]string{"d": "drwxr-xr-x", "d/f": "-rw------- new"},
+	},
+	"write a file that others may be making": {
+		do: func(h *host.Host) error {
+			f, err := h.CreateLocked("/f", 0o600)
+			if err != nil {
+				return err
+			}
+			defer f.Discard()
+			if _, err := f.WriteString("new"); err != nil {
+				return err
+			}
+			return f.Commit()
+		},
+		after: map[string]string{"f": "-rw------- new"},
 	},
 	"copy a file": {
 		before: write("from", "data", 0o600),
@@ -210,6 +228,86 @@ func TestStagedFileIsNothingUntilCommit(t *testing.T) {
 	f.Discard() // again, and late: it must not take the new file away
 	if b, _ := h.ReadFile("/f"); string(b) != "new" {
 		t.Errorf("a late Discard left %q", b)
+	}
+}
+
+// Of two who make the same file, the second one ends, and takes nothing away from the first.
+func TestCreateLockedHasOneMakerAtATime(t *testing.T) {
+	root := t.TempDir()
+	h := host.New(root)
+	first, err := h.CreateLocked("/f", 0o600)
+	must(t, err)
+	_, err = first.WriteString("half")
+	must(t, err)
+	_, err = h.CreateLocked("/f", 0o600)
+	if errs.StatusOf(err) != errs.Locked || len(errs.HintsOf(err)) == 0 {
+		t.Errorf("the second one got %v", err)
+	}
+	_, err = first.WriteString(" and half")
+	must(t, err)
+	must(t, first.Commit())
+	first.Discard()
+	if diff := cmp.Diff(map[string]string{"f": "-rw------- half and half"}, tree(t, root)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// What nobody holds goes, and where a link leads stays.
+	for name, leave := range map[string]func(real string) error{
+		"a file of a run that was killed": func(real string) error { return os.WriteFile(real, []byte("a longer leftover"), 0o600) },
+		"a link":                          func(real string) error { return os.Symlink("f", real) },
+	} {
+		must(t, leave(h.Path(host.Staging("/g"))))
+		g, err := h.CreateLocked("/g", 0o600)
+		must(t, err)
+		_, err = g.WriteString("new")
+		must(t, err)
+		must(t, g.Commit())
+		g.Discard()
+		if diff := cmp.Diff(map[string]string{"f": "-rw------- half and half", "g": "-rw------- new"}, tree(t, root)); diff != "" {
+			t.Errorf("over %s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// Whoever gets to make the file has it alone until the end, however many come at the same time.
+func TestCreateLockedAtOnce(t *testing.T) {
+	root := t.TempDir()
+	var all sync.WaitGroup
+	var made atomic.Int32
+	for n := range 6 {
+		all.Go(func() {
+			h, mine := host.New(root), strconv.Itoa(n)
+			for i := range 30 {
+				f, err := h.CreateLocked("/f", 0o600)
+				if errs.StatusOf(err) == errs.Locked {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				made.Add(1)
+				_, err = f.WriteString(mine)
+				if b, rerr := os.ReadFile(f.Name()); err != nil || string(b) != mine {
+					t.Errorf("the file of %s holds %q: %v, %v", mine, b, err, rerr)
+				}
+				if i%2 == 0 {
+					if err := f.Commit(); err != nil {
+						t.Error(err)
+					}
+				}
+				f.Discard()
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() == 0 {
+		t.Error("nobody made the file")
+	}
+	for name := range tree(t, root) {
+		if name != "f" {
+			t.Errorf("%s is left", name)
+		}
 	}
 }
 
@@ -352,6 +450,7 @@ func TestReadOnlyHostRefusesEveryAct(t *testing.T) {
 			"WriteFile":    func() error { return h.WriteFile("/f", nil, 0o600) },
 			"WriteWatched": func() error { return h.WriteWatched("/d/f", nil, 0o600) },
 			"Create":       func() error { _, err := h.Create("/f", 0o600); return err },
+			"CreateLocked": func() error { _, err := h.CreateLocked("/f", 0o600); return err },
 			"MkdirAll":     func() error { return h.MkdirAll("/d", 0o755) },
 			"Symlink":      func() error { return h.Symlink("x", "/l") },
 			"Rename":       func() error { return h.Rename("/f", "/g") },

@@ -267,12 +267,7 @@ func (h *Host) Lock(path string) (release func(done bool), err error) {
 	if err := f.Chmod(lockMode); err != nil { // one of an older etcdadm, or of somebody's umask
 		return nil, errors.Join(err, f.Close())
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 40; i++ {
-		time.Sleep(5 * time.Millisecond) // LockedBy of another process has it for an instant
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
+	if err := tryLock(f, unix.LOCK_EX); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -293,6 +288,17 @@ func (h *Host) Lock(path string) (release func(done bool), err error) {
 		}
 		_ = f.Close()
 	}, nil
+}
+
+// tryLock takes a lock on an open file, LOCK_EX or LOCK_SH, and fails within a moment with EWOULDBLOCK when another process
+// holds it.
+func tryLock(f *os.File, how int) error {
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	for i := 0; errors.Is(err, unix.EWOULDBLOCK) && i < 40; i++ {
+		time.Sleep(5 * time.Millisecond) // one that only looks has it for an instant, as has one that is just dying
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	}
+	return err
 }
 
 // Unfinished tells whether the last holder of a lock file was killed, or gave it back before all was done, since the machine

@@ -23,7 +23,8 @@ var errStalled = errors.New("stalled")
 
 // Save streams a snapshot from the one endpoint of a client into a file with mode 0600. The path is the caller's, not
 // under the root of the host; its directory exists. The file is made beside, verified, and only then renamed into
-// place: it is whole, or it is not there. A file that exists is not overwritten: status 3.
+// place: it is whole, or it is not there. A file that exists is not overwritten, status 3, nor one that another run is
+// making, status 4.
 func Save(ctx context.Context, h *host.Host, c *clientv3.Client, path string) (Info, error) {
 	return save(ctx, h, c, path, constants.SnapshotStallTimeout)
 }
@@ -52,11 +53,14 @@ func save(ctx context.Context, h *host.Host, c *clientv3.Client, path string, st
 	if system.Free < uint64(size) { //nolint:gosec // a size is not negative
 		return Info{}, noRoom(path, fmt.Sprintf("%s free, and the database has %s", bytesText(system.Free), bytesText(uint64(size)))) //nolint:gosec // likewise
 	}
-	f, err := own.Create(path, 0o600)
+	f, err := own.CreateLocked(path, 0o600)
 	if err != nil {
 		return Info{}, writeError(path, err)
 	}
 	defer f.Discard()
+	if err := vacant(own, path); err != nil { // another run may have been at its end
+		return Info{}, err
+	}
 	if err := receive(ctx, c, endpoint, path, f, size, stall); err != nil {
 		return Info{}, err
 	}

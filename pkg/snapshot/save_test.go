@@ -25,11 +25,15 @@ import (
 // member is a server that gives the snapshot it is told to.
 type member struct {
 	pb.UnimplementedMaintenanceServer
-	size int64
-	send func(pb.Maintenance_SnapshotServer) error
+	size  int64
+	asked func() // for its status; may be nil
+	send  func(pb.Maintenance_SnapshotServer) error
 }
 
 func (m member) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if m.asked != nil {
+		m.asked()
+	}
 	return &pb.StatusResponse{DbSize: m.size}, nil
 }
 
@@ -182,6 +186,48 @@ func TestSaveWaitsForASlowMember(t *testing.T) {
 	}
 }
 
+// Of two saves to one file the second one ends, and the first one is whole. What a killed save left is in nobody's way.
+func TestOfTwoSavesToOneFileOneIsWhole(t *testing.T) {
+	path, _ := realSnapshot(t)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "out.db")
+	if err := os.WriteFile(host.Staging(out), bytes.Repeat([]byte("left"), len(b)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begun, other := make(chan bool), make(chan bool)
+	slow := member{send: func(s pb.Maintenance_SnapshotServer) error {
+		if err := s.Send(&pb.SnapshotResponse{Blob: b[:1000]}); err != nil {
+			return err
+		}
+		close(begun)
+		<-other
+		return sendAll(b[1000:])(s)
+	}}.client(t)
+	first := make(chan error, 1)
+	go func() {
+		_, err := save(t.Context(), host.New(t.TempDir()), slow, out, time.Minute)
+		first <- err
+	}()
+	<-begun
+	_, err = Save(t.Context(), host.New(t.TempDir()), member{send: sendAll(b)}.client(t), out)
+	close(other)
+	if errs.StatusOf(err) != errs.Locked || len(errs.HintsOf(err)) == 0 {
+		t.Errorf("the second one: %v", err)
+	}
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("the file is not what was sent to the first one (%v)", err)
+	}
+	if names := hidden(t, filepath.Dir(out)); len(names) != 1 {
+		t.Errorf("left behind: %v", names)
+	}
+}
+
 func TestSaveRefusesBeforeItAsks(t *testing.T) {
 	dir := t.TempDir()
 	taken, link := filepath.Join(dir, "taken.db"), filepath.Join(dir, "link.db")
@@ -210,6 +256,20 @@ func TestSaveRefusesBeforeItAsks(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(taken); string(b) != "precious" {
 		t.Error("the file was overwritten")
+	}
+}
+
+// What got its name after the save had looked, from a save that was at its end, stays.
+func TestSaveLooksAgain(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out.db")
+	c := member{
+		asked: func() { write(t, out) },
+		send:  func(pb.Maintenance_SnapshotServer) error { return status.Error(codes.Internal, "asked for a snapshot") },
+	}.client(t)
+	_, err := Save(t.Context(), host.New(t.TempDir()), c, out)
+	wantStatus(t, err, errs.Precondition)
+	if names := hidden(t, filepath.Dir(out)); len(names) != 1 {
+		t.Errorf("left behind: %v", names)
 	}
 }
 
