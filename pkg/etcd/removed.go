@@ -17,10 +17,11 @@ import (
 //
 // Every error of reading the list has status 3: as long as the cluster may count on the member, its data stays.
 type Removed struct {
-	Cluster *Cluster
-	ID      uint64 // 0: not known
-	PeerURL string // "": not known
-	Local   string // client URL of the member itself, asked to hand over when it leads; may be dead
+	Cluster   *Cluster
+	ClusterID uint64 // the one that has to say it; 0: not known
+	ID        uint64 // 0: not known
+	PeerURL   string // "": not known
+	Local     string // client URL of the member itself, asked to hand over when it leads; may be dead
 }
 
 // Check looks for the id and for the peer URL.
@@ -49,9 +50,13 @@ func (r Removed) mine(m Membership) []Member {
 	return out
 }
 
-// list asks any voter but the one that goes, unless there is no other.
+// list asks any voter but the one that goes, unless there is no other. What another cluster says is of no use: it does not
+// know this member, and the one that does may still count on it.
 func (r Removed) list(ctx context.Context) (answer, error) {
 	a, err := r.Cluster.list(ctx, true, func(a answer) bool {
+		if r.ClusterID != 0 && a.ClusterID != r.ClusterID {
+			return false
+		}
 		for _, m := range r.mine(a.Membership) {
 			if m.ID == a.member {
 				return a.LastVoter(m.ID)

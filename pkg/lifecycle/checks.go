@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"runtime"
+	"strings"
 	"time"
 
 	"etcdadm/binary"
@@ -98,7 +99,7 @@ func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, 
 		steps = append(steps, check(PhasePreflight, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (_ converge.Diff, err error) {
 			info, err = n.verified(ctx, o.Snapshot, o.SkipHashCheck)
 			return nil, err
-		})))
+		})), n.otherMembers(o.Snapshot, o.SkipHashCheck, o.BumpRevision))
 	}
 	return append(steps,
 		check(PhasePreflight, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
@@ -147,17 +148,22 @@ func (n *Node) restoreChecks(ctx context.Context, o RestoreOptions) ([]converge.
 			}
 			return nil, snapshot.RoomFor(n.Host, n.Config.DataDir, info)
 		})),
-		check(PhasePreflight, "OtherMembers", "other members", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
-			info, err := n.verified(ctx, o.File, o.SkipHashCheck)
-			if err != nil { // the check of the snapshot says so
-				return nil, nil //nolint:nilerr
-			}
-			if d, err := n.fromSnapshot(info, o.BumpRevision).Check(ctx); err == nil && len(d) == 0 { // restored already: those who answer are of the new cluster
-				return nil, nil
-			}
-			return n.othersSilent(ctx)
-		})),
+		n.otherMembers(o.File, o.SkipHashCheck, o.BumpRevision),
 	), err
+}
+
+// otherMembers is nobody answering of a cluster that is about to begin anew from a snapshot.
+func (n *Node) otherMembers(file string, skipHash bool, bump uint64) converge.Step {
+	return check(PhasePreflight, "OtherMembers", "other members", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		info, err := n.verified(ctx, file, skipHash)
+		if err != nil { // the check of the snapshot says so
+			return nil, nil //nolint:nilerr
+		}
+		if d, err := n.fromSnapshot(info, bump).Check(ctx); err == nil && len(d) == 0 { // restored already: those who answer are of the new cluster
+			return nil, nil
+		}
+		return n.othersSilent(ctx)
+	}))
 }
 
 func (n *Node) resetChecks(context.Context) ([]converge.Step, error) {
@@ -350,28 +356,41 @@ func (n *Node) dataDirectory(ours bool) preflight.DataDirectory {
 	}}
 }
 
-// dataLost refuses to begin a new cluster on a node that was a member of one: settings without data, and without what the
-// first start needs, are what a lost disk leaves.
+// dataLost refuses to begin a new cluster on a node that was a member of one, or was about to be: settings without data, and
+// without what the first start needs, are what a lost disk leaves; and a cluster that was asked to add this node waits for it.
 func (n *Node) dataLost(o InitOptions) error {
 	env, err := n.environment()
-	if err != nil || env == nil || o.Snapshot != "" {
+	if err != nil || o.Snapshot != "" {
 		return err
 	}
-	s, err := n.data()
-	if err != nil || s.Kind != snapshot.Absent && s.Kind != snapshot.Empty {
-		return err
-	}
-	bootstrapping, err := n.bootstrapping()
-	if err != nil || bootstrapping {
+	if begins, err := n.begins(); err != nil || !begins {
 		return err
 	}
 	if condemned, err := snapshot.IsCondemned(n.Host, n.Config.DataDir); err != nil || condemned { // by a reset, not lost
 		return err
 	}
-	return errs.New(errs.Precondition, "this node was set up as member %s, and its data directory %s is empty", env["ETCD_NAME"], n.Config.DataDir).
-		Hint("if other members of its cluster are up: etcdadm join https://ADDRESS-OF-A-MEMBER:2379").
-		Hint("from a snapshot: etcdadm restore FILE").
-		Hint("to begin an empty cluster: etcdadm reset --skip-remove-member, then etcdadm init")
+	bootstrapping, err := n.bootstrapping()
+	switch {
+	case err != nil:
+		return err
+	case env != nil && !bootstrapping:
+		return errs.New(errs.Precondition, "this node was set up as member %s, and its data directory %s is empty", env["ETCD_NAME"], n.Config.DataDir).
+			Hint("if other members of its cluster are up: etcdadm join https://ADDRESS-OF-A-MEMBER:2379").
+			Hint("from a snapshot: etcdadm restore FILE").
+			Hint("to begin an empty cluster: etcdadm reset --skip-remove-member, then etcdadm init")
+	case len(n.Config.JoinEndpoints) > 0:
+		at := strings.Join(n.Config.JoinEndpoints, ",")
+		return errs.New(errs.Precondition, "this node is about to join the cluster at %s", at).
+			Hint("go on with that: etcdadm join %s", at).
+			Hint("to begin a cluster of its own, leave that one first: etcdadm reset, then etcdadm init")
+	}
+	return nil
+}
+
+// begins tells whether the data directory holds nothing of a member yet: what begins here is new.
+func (n *Node) begins() (bool, error) {
+	s, err := n.data()
+	return s.Kind == snapshot.Absent || s.Kind == snapshot.Empty, err
 }
 
 // built is when this program was built; zero when it does not know.

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io/fs"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -60,15 +61,14 @@ func (n *Node) dataGone(ctx context.Context, o ResetOptions) ([]converge.Step, e
 	}
 	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && !used && state.Kind == snapshot.Whole && !o.SkipRemoveMember {
 		m, began, err := n.membersKept(ctx)
-		if err != nil {
-			return nil, err
-		}
 		switch {
+		case hidden(err):
+			return nil, err
 		case !began:
-		case onlyVoter(m):
+		case err == nil && onlyVoter(m):
 			steps = append(steps, once("data/final-snapshot", "final snapshot",
 				snapshot.Final{Host: n.Host, DataDir: n.Config.DataDir, Dir: constants.BackupDir}))
-		case !m.Removed: // a phase that was run alone, or a voter that came after the cluster was asked
+		case !m.Removed: // a phase that was run alone, a voter that came after the cluster was asked, or a database that does not tell
 			if steps, err = n.leave(ctx, o, false); err != nil {
 				return nil, err
 			}
@@ -92,6 +92,11 @@ func (n *Node) membersKept(ctx context.Context) (m snapshot.Membership, began bo
 		return m, true, err
 	}
 	return m, len(n.Config.JoinEndpoints) > 0, nil
+}
+
+// hidden tells whether an error is not of the data itself: somebody may not look at it, or has no time to.
+func hidden(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // onlyVoter tells whether nobody but the member whose data it is votes in its cluster.

@@ -26,7 +26,14 @@ type InitOptions struct {
 func Init(n *Node, o InitOptions) []converge.Phase {
 	phases := []converge.Phase{
 		{Name: PhasePreflight, Short: "checks before anything is changed", Gather: true, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.initChecks(ctx, o) }},
-		n.configPhase(),
+		{Name: PhaseConfig, Short: configShort, Steps: func(ctx context.Context) ([]converge.Step, error) {
+			if begins, err := n.begins(); err != nil {
+				return nil, err
+			} else if begins { // and joins nobody: a reset would ask the cluster there whether this member may go
+				n.Config.JoinEndpoints = nil
+			}
+			return n.configPhase().Steps(ctx)
+		}},
 		n.installPhase(),
 		{Name: PhaseCertificates, Short: "CA, and the certificates of this node", Steps: func(context.Context) ([]converge.Step, error) {
 			return n.certificates(once("certificates/ca", "CA", n.authority("").Created()), nil, false)
@@ -60,9 +67,11 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 	)
 }
 
+const configShort = "desired state, stored in " + constants.ConfigFile
+
 // configPhase stores the desired state, before anything is made by it.
 func (n *Node) configPhase() converge.Phase {
-	return converge.Phase{Name: PhaseConfig, Short: "desired state, stored in " + constants.ConfigFile, Steps: func(context.Context) ([]converge.Step, error) {
+	return converge.Phase{Name: PhaseConfig, Short: configShort, Steps: func(context.Context) ([]converge.Step, error) {
 		return append(n.takeover(true), n.stored("config/file")), nil
 	}}
 }

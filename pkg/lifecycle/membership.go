@@ -82,6 +82,9 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	// not even that knows that nobody was asked to add it.
 	n.Config.JoinEndpoints = o.Endpoints
 	steps := []converge.Step{n.stored("membership/endpoints")}
+	if blank { // by what a reset left, the next one would know that there is nobody to ask
+		steps = append(steps, once("membership/leftovers", "nothing left of runs that were killed", snapshot.Cleared{Host: n.Host, DataDir: n.Config.DataDir}))
+	}
 	if torn {
 		backend, err := n.backend()
 		if err != nil {

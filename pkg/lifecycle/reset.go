@@ -75,6 +75,10 @@ func (n *Node) leave(ctx context.Context, o ResetOptions, mayStart bool) ([]conv
 				Hint("mend that first: etcdadm status").
 				Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
 		}
+		if found.unread != nil {
+			return nil, errs.New(errs.Precondition, "the data in %s does not tell who the other members are: %w", n.Config.DataDir, found.unread).
+				Hint("if the cluster is gone for good, or has removed this member: etcdadm reset --skip-remove-member")
+		}
 		return nil, errs.New(errs.Precondition, "no other member of the cluster is known, so nobody can say whether it still counts on this one").
 			Hint("if the cluster is gone for good: etcdadm reset --skip-remove-member")
 	}
@@ -82,7 +86,10 @@ func (n *Node) leave(ctx context.Context, o ResetOptions, mayStart bool) ([]conv
 	if err != nil {
 		return nil, err
 	}
-	removed := etcd.Removed{Cluster: c, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
+	if found.unread != nil {
+		converge.Warnf(ctx, "the data of this member is damaged (%s); the cluster is asked whether it can do without it", found.unread)
+	}
+	removed := etcd.Removed{Cluster: c, ClusterID: found.cluster, ID: found.id, PeerURL: n.Config.PeerURL(), Local: n.Config.LocalURL()}
 	if found.removed {
 		converge.Notef(ctx, "the cluster has removed this member already")
 		if _, err := removed.Check(ctx); err != nil && ctx.Err() == nil { // nobody is left to ask, and etcd itself has said it
@@ -118,7 +125,9 @@ type self struct {
 	stopped   bool     // its data is here, and nothing runs with it
 	removed   bool     // etcd ended because the cluster had removed it
 	silent    error    // why the member on this node does not answer, although it runs
+	unread    error    // why its data does not tell who the members are
 	last      bool     // the only voter
+	cluster   uint64   // 0: not known
 	id        uint64   // 0: not known
 	endpoints []string // where the cluster may be asked
 }
@@ -149,8 +158,8 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	c, silent := n.cluster(own)
 	data := state.Kind == snapshot.Whole || state.Kind == snapshot.Half
 	if env == nil && data { // data that was restored and never started is of nobody
-		restored, err := snapshot.IsRestored(n.Host, n.Config.DataDir)
-		s.anything, s.foreign = !restored, !restored
+		began, err := n.beganRestored(ctx)
+		s.anything, s.foreign = began, began
 		return s, err
 	}
 	if state.Kind != snapshot.Whole && len(n.Config.JoinEndpoints) == 0 { // the first member of a cluster that never began
@@ -165,7 +174,7 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	if silent == nil {
 		var status etcd.Status
 		if status, silent = c.Status(ctx, own); silent == nil {
-			s.running, s.id = true, status.MemberID
+			s.running, s.cluster, s.id = true, status.ClusterID, status.MemberID
 			s.endpoints = append(s.endpoints, own)
 			if m, err := c.MembersSerializable(ctx); err == nil {
 				s.last = m.LastVoter(s.id)
@@ -180,11 +189,18 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 			s.silent = silent
 		} else if err == nil {
 			m, began, err := n.membersKept(ctx)
-			if err != nil || !began {
+			switch {
+			case hidden(err) || !began:
 				return self{}, err
+			case err != nil:
+				s.unread = err
+				if s.cluster, s.id, err = snapshot.Owner(ctx, n.Host, n.Config.DataDir); hidden(err) {
+					return self{}, err
+				}
+			default:
+				s.stopped, s.cluster, s.id = true, m.ClusterID, m.MemberID
+				s.last = onlyVoter(m)
 			}
-			s.stopped, s.id = true, m.MemberID
-			s.last = onlyVoter(m)
 			for _, member := range m.Members {
 				s.add(member.ClientURLs)
 			}
@@ -192,6 +208,26 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 	}
 	s.add(n.Config.JoinEndpoints)
 	return s, nil
+}
+
+// beganRestored tells whether data without settings is of a member: it is, unless it was made of a snapshot, knows nobody
+// else, has all that its log has, and nothing runs on it.
+func (n *Node) beganRestored(ctx context.Context) (bool, error) {
+	restored, err := snapshot.IsRestored(n.Host, n.Config.DataDir)
+	if err != nil || !restored {
+		return true, err
+	}
+	if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err != nil || used {
+		return true, err
+	}
+	m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
+	switch {
+	case hidden(err):
+		return true, err
+	case err != nil:
+		return true, nil //nolint:nilerr // damaged, it may have been anybody's
+	}
+	return !onlyVoter(m) || len(m.Members) > 1 || m.Lag > 0, nil
 }
 
 func (s *self) add(urls []string) {

@@ -87,7 +87,12 @@ func (n *Node) restored(ctx context.Context, file string, skipHash bool, bump ui
 	if err != nil {
 		return nil, err
 	}
-	return []converge.Step{once("data/restored", "data directory from the snapshot", n.fromSnapshot(info, bump))}, nil
+	steps := []converge.Step{once("data/restored", "data directory from the snapshot", n.fromSnapshot(info, bump))}
+	if len(n.Config.JoinEndpoints) > 0 { // where the old cluster was: a reset would ask it whether this member may go
+		n.Config.JoinEndpoints = nil
+		steps = append(steps, n.stored("data/endpoints"))
+	}
+	return steps, nil
 }
 
 // stopForRestore stops etcd, unless what it runs on is the restored data already.
@@ -111,86 +116,152 @@ func (n *Node) stopForRestore(ctx context.Context, o RestoreOptions) ([]converge
 	return []converge.Step{stopped(backend, "etcd is stopped")}, nil
 }
 
-// othersSilent refuses a restore while another member of the cluster that this node belongs to answers: two clusters
-// would go on side by side, and clients would read from both.
+// othersSilent refuses to begin the cluster anew while another member of the one that this node belongs to answers: two
+// clusters would go on side by side, and clients would read from both.
 func (n *Node) othersSilent(ctx context.Context) (converge.Diff, error) {
-	id, others, err := n.others(ctx)
-	if err != nil || len(others) == 0 {
-		return nil, err
-	}
-	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+	known, err := n.others(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var d converge.Diff
-	for _, u := range others {
-		ctx, cancel := context.WithTimeout(ctx, constants.DialTimeout)
-		info, err := etcd.PeerAnswer(ctx, u, t)
-		cancel()
-		if err == nil && (id == 0 || info.ClusterID == id) || errors.Is(err, etcd.ErrCertificateRefused) {
-			d = append(d, converge.Change{What: "member at " + u, Have: "answers", Want: "stopped before the cluster begins anew"})
-		}
+	up, err := known.up(ctx, n)
+	if err != nil || len(up) == 0 {
+		return nil, err
 	}
-	if len(d) == 0 {
-		return nil, nil
-	}
-	return nil, errs.New(errs.Precondition, "another member of this cluster is up: %s", d).
+	return nil, errs.New(errs.Precondition, "another member of this cluster is up: %s", up).
 		Hint("while the cluster has its quorum, there is nothing to restore: etcdadm status").
+		Hint("if it has begun anew on another node, join it: etcdadm reset --skip-remove-member, then etcdadm join URL").
 		Hint("to give the cluster up all the same, stop the other members first: etcdadm reset --skip-remove-member on their nodes")
 }
 
-// others are the peer URLs of the other members that this node knows of: from the member that runs here, or from the data
-// of one that does not. The cluster's id is 0 where it is not known.
-func (n *Node) others(ctx context.Context) (cluster uint64, peers []string, err error) {
-	collect := func(urls []string) {
-		if !slices.Contains(urls, n.Config.PeerURL()) {
-			peers = append(peers, urls...)
+// others are where the other members of this node's cluster would answer.
+type others struct {
+	cluster uint64   // its id; 0 where it is not known
+	peers   []string // their peer URLs
+	clients []string // client URLs by which this node found the cluster, where nothing here tells who its members are
+}
+
+func (o *others) collect(n *Node, urls []string) {
+	if !slices.Contains(urls, n.Config.PeerURL()) {
+		o.peers = append(o.peers, urls...)
+	}
+}
+
+// up asks all of them. Whoever answers is up, whatever it says: one that refuses our certificate, one whose own has expired,
+// and one that belongs to another cluster by now, as after a restore on its node.
+func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
+	var d converge.Diff
+	found := func(at, how string) {
+		d = append(d, converge.Change{What: "member at " + at, Have: how, Want: "stopped before the cluster begins anew"})
+	}
+	if len(o.peers) > 0 {
+		t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range o.peers {
+			ctx, cancel := context.WithTimeout(ctx, constants.DialTimeout)
+			info, err := etcd.PeerAnswer(ctx, u, t)
+			cancel()
+			switch {
+			case err == nil && o.cluster != 0 && info.ClusterID != o.cluster:
+				found(u, "answers for another cluster")
+			case err == nil || errors.Is(err, etcd.ErrCertificateRefused) || info.Certificate != nil:
+				found(u, "answers")
+			}
 		}
 	}
+	for _, u := range o.clients {
+		c, err := n.cluster(u)
+		if err != nil {
+			return nil, err
+		}
+		_, err = c.MembersSerializable(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errs.OfMachine(err):
+			return nil, err
+		case errs.StatusOf(err) != errs.Timeout:
+			found(u, "answers")
+		}
+	}
+	return d, nil
+}
+
+// others are told by the member that runs here, or by the data of one that does not, or else it is only known where this node
+// joined.
+func (n *Node) others(ctx context.Context) (others, error) {
+	var o others
 	if c, err := n.cluster(n.Config.LocalURL()); err == nil {
 		if m, err := c.MembersSerializable(ctx); err == nil {
+			o.cluster = m.ClusterID
 			for _, member := range m.Members {
-				collect(member.PeerURLs)
+				o.collect(n, member.PeerURLs)
 			}
-			return m.ClusterID, peers, nil
+			return o, nil
 		}
 	}
 	s, err := n.data()
-	if err != nil || s.Kind != snapshot.Whole {
-		return 0, nil, err
+	if err != nil || s.Kind == snapshot.Unreadable { // the check of the user says so
+		return o, err
 	}
-	used, err := snapshot.InUse(n.Host, n.Config.DataDir)
-	if err != nil || used {
-		return n.learnFromPeerPort(ctx, err)
+	var unread error
+	if s.Kind == snapshot.Whole {
+		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err != nil || used {
+			return n.learnFromPeerPort(ctx, err)
+		}
+		var m snapshot.Membership
+		if m, unread = snapshot.Members(ctx, n.Host, n.Config.DataDir); unread == nil {
+			o.cluster = m.ClusterID
+			for _, member := range m.Members {
+				o.collect(n, member.PeerURLs)
+			}
+			return o, nil
+		}
 	}
-	m, err := snapshot.Members(ctx, n.Host, n.Config.DataDir)
-	for _, member := range m.Members {
-		collect(member.PeerURLs)
+	if ctx.Err() != nil {
+		return o, ctx.Err()
 	}
-	return m.ClusterID, peers, err
+	for _, u := range n.Config.JoinEndpoints {
+		if u != n.Config.LocalURL() {
+			o.clients = append(o.clients, u)
+		}
+	}
+	env, err := n.environment()
+	if err != nil || len(o.clients) > 0 {
+		return o, err
+	}
+	if unread != nil {
+		return o, errs.New(errs.Precondition, "the data in %s does not tell who the other members are: %w", n.Config.DataDir, unread).
+			Hint("if no other member is up, set it aside, then run this command again: mv %[1]s %[1]s.old", n.Host.Path(n.Config.DataDir))
+	}
+	if env != nil {
+		converge.Warnf(ctx, "this node was set up as member %s, and its data is gone: nothing here tells who the other members are, so nobody could be asked whether they are up; if some are, there are two clusters now",
+			env["ETCD_NAME"])
+	}
+	return o, nil
 }
 
 // learnFromPeerPort asks a running member that answers no client, because it has no quorum, on its peer port.
-func (n *Node) learnFromPeerPort(ctx context.Context, err error) (uint64, []string, error) {
+func (n *Node) learnFromPeerPort(ctx context.Context, err error) (others, error) {
+	var o others
 	if err != nil {
-		return 0, nil, err
+		return o, err
 	}
 	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
 	if err != nil {
-		return 0, nil, err
+		return o, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
 	defer cancel()
 	info, err := etcd.PeerAnswer(ctx, n.listeners().Peer, t)
 	if err != nil {
-		return 0, nil, errs.New(errs.Precondition, "the etcd on this node runs and does not tell who its peers are: %w", err).
+		return o, errs.New(errs.Precondition, "the etcd on this node runs and does not tell who its peers are: %w", err).
 			Hint("stop it, then run this command again")
 	}
-	var peers []string
+	o.cluster = info.ClusterID
 	for _, member := range info.Members {
-		if !slices.Contains(member.PeerURLs, n.Config.PeerURL()) {
-			peers = append(peers, member.PeerURLs...)
-		}
+		o.collect(n, member.PeerURLs)
 	}
-	return info.ClusterID, peers, nil
+	return o, nil
 }

@@ -70,6 +70,16 @@ func Members(ctx context.Context, h *host.Host, dataDir string) (Membership, err
 	return *answer.Membership, nil
 }
 
+// Owner tells whose data it is by the WAL alone, where the database cannot be read.
+func Owner(ctx context.Context, h *host.Host, dataDir string) (cluster, member uint64, err error) {
+	wal := filepath.Join(dataDir, "member/wal")
+	answer, err := ask(ctx, h, request{Do: doOwner, Name: wal, WAL: h.RealPath(wal)})
+	if err != nil {
+		return 0, 0, err
+	}
+	return answer.Membership.ClusterID, answer.Membership.MemberID, nil
+}
+
 // members reads what Members returns. It runs in the worker.
 func members(database, walDir string) (*Membership, error) {
 	db, err := openDatabase(database)

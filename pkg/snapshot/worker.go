@@ -37,6 +37,7 @@ const (
 	doRestore = "restore"
 	doMembers = "members"
 	doEntries = "entries"
+	doOwner   = "owner"
 )
 
 // request is what the worker reads, as JSON. All paths are real ones.
@@ -44,7 +45,7 @@ type request struct {
 	Do       string `json:"do"`
 	Database string `json:"database"`        // the file to read; it is never written to
 	Name     string `json:"name"`            // what messages call it
-	WAL      string `json:"wal,omitempty"`   // the WAL directory beside it, for members and entries
+	WAL      string `json:"wal,omitempty"`   // the WAL directory beside it, for members, entries and owner
 	After    uint64 `json:"after,omitempty"` // the entries of the WAL that do not count
 
 	// Restore:
@@ -88,6 +89,9 @@ func Child(_ context.Context, stdin io.Reader, stdout io.Writer) error {
 		err = restore(q)
 	case doMembers:
 		a.Membership, err = members(q.Database, q.WAL)
+	case doOwner:
+		a.Membership = &Membership{}
+		a.Membership.ClusterID, a.Membership.MemberID, err = identity(q.WAL)
 	case doEntries:
 		a.Entries, err = entries(q.WAL, q.After, q.Database)
 	default:
@@ -199,7 +203,7 @@ func ask(ctx context.Context, h *host.Host, q request) (reply, error) {
 	case a.Problem != "" && q.Do == doRestore:
 		return a, errs.New(errs.Failed, "restore %s: %s", q.Name, oneLine(a.Problem))
 	case a.Problem != "":
-		return a, corrupt(q.Name, "is corrupt: "+oneLine(a.Problem))
+		return a, damaged(q, oneLine(a.Problem))
 	}
 	return a, nil
 }
@@ -213,7 +217,15 @@ func crashed(q request, exit *exec.ExitError, said string) error {
 	if strings.Contains(said, unix.ENOSPC.Error()) {
 		return full(q.DataDir)
 	}
-	return corrupt(q.Name, "is corrupt: reading it ends in "+oneLine(said))
+	return damaged(q, "reading it ends in "+oneLine(said))
+}
+
+// damaged is the error of a file that cannot be read: a snapshot, or a part of a data directory.
+func damaged(q request, how string) error {
+	if q.WAL != "" {
+		return errs.New(errs.Verification, "%s is corrupt: %s", q.Name, how)
+	}
+	return corrupt(q.Name, "is corrupt: "+how)
 }
 
 func full(dir string) error {
