@@ -9,7 +9,6 @@ import (
 	"flag"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -183,15 +182,9 @@ func (n *node) exists(logical string) bool {
 // etcdctl runs the node's wrapper.
 func (n *node) etcdctl(args ...string) string {
 	n.t.Helper()
-	out, err := exec.Command(n.path("/opt/bin/etcdctl.sh"), args...).Output()
-	if err != nil {
-		var said []byte
-		if exit, ok := err.(*exec.ExitError); ok { //nolint:errorlint // of Output itself
-			said = exit.Stderr
-		}
-		n.t.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, said)
-	}
-	return strings.TrimSpace(string(out))
+	out, err := process.Etcdctl(n.path("/opt/bin/etcdctl.sh"), args...)
+	n.check(err)
+	return out
 }
 
 // serves wants the member to take a write and give it back.

@@ -284,12 +284,11 @@ func (n *node) settings(version string, more ...string) []string {
 
 func (n *node) etcdctl(args ...string) string {
 	n.w.t.Helper()
-	cmd := exec.Command(filepath.Join(n.root, "opt/bin/etcdctl.sh"), args...)
-	out, err := cmd.Output()
+	out, err := process.Etcdctl(filepath.Join(n.root, "opt/bin/etcdctl.sh"), args...)
 	if err != nil {
-		n.w.t.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
+		n.w.t.Fatal(err)
 	}
-	return strings.TrimSpace(string(out))
+	return out
 }
 
 // giveCA brings the CA to another node, as an operator does.

@@ -242,12 +242,9 @@ func (n *node) converges(args ...string) {
 // etcdctl asks the cluster through the member on the node.
 func (n *node) etcdctl(args ...string) string {
 	n.t.Helper()
-	c := exec.Command(n.path("opt/bin/etcdctl.sh"), args...)
-	out, err := c.Output()
-	if err != nil {
-		n.t.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
+	out, err := process.Etcdctl(n.path("opt/bin/etcdctl.sh"), args...)
+	n.ok(err)
+	return out
 }
 
 // lines of standard error, by how they begin.

@@ -3,7 +3,6 @@ package kubelet_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,15 +120,14 @@ func (m *machine) giveCA(to *machine) {
 func (m *machine) etcdctl(args ...string) string {
 	m.Helper()
 	pki := filepath.Join(m.Root, m.pki)
-	cmd := exec.Command(filepath.Join(string(m.mirror), "v"+m.version, "bin/etcdctl"), append([]string{
+	out, err := process.Etcdctl(filepath.Join(string(m.mirror), "v"+m.version, "bin/etcdctl"), append([]string{
 		"--endpoints", m.url(), "--cacert", filepath.Join(pki, "ca.crt"),
 		"--cert", filepath.Join(pki, "etcdctl-etcd-client.crt"), "--key", filepath.Join(pki, "etcdctl-etcd-client.key"),
 	}, args...)...)
-	out, err := cmd.CombinedOutput()
 	if err != nil {
-		m.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
+		m.Fatal(err)
 	}
-	return strings.TrimSpace(string(out))
+	return out
 }
 
 // read returns a file of the machine.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -101,6 +102,19 @@ func GiveCA(from, to string) error {
 		}
 	}
 	return nil
+}
+
+// Etcdctl runs an etcdctl, such as the wrapper of a node, and returns what it prints, without the space around it. The
+// error holds what it says. Its own limit of 5 s is short for a busy machine, and for a cluster that elects.
+func Etcdctl(program string, args ...string) (string, error) {
+	c := exec.Command(program, append([]string{"--command-timeout=30s"}, args...)...)
+	var said strings.Builder
+	c.Stderr = &said
+	out, err := c.Output()
+	if err != nil {
+		err = fmt.Errorf("etcdctl %s: %w\n%s%s", strings.Join(args, " "), err, out, &said)
+	}
+	return strings.TrimSpace(string(out)), err
 }
 
 // Until waits for a state that has to come.

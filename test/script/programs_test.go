@@ -32,9 +32,9 @@ func on() {
 	become("etcdadm", append(argv, args[words:]...))
 }
 
-// etcdctl runs the node's etcdctl: etcdctl NAME ARGS...
+// etcdctl runs the node's etcdctl, for longer than its 5 s if it has to wait: etcdctl NAME ARGS...
 func etcdctl() {
-	become(filepath.Join(os.Getenv(os.Args[1]+"_ROOT"), "opt/bin/etcdctl.sh"), append([]string{"etcdctl.sh"}, os.Args[2:]...))
+	become(filepath.Join(os.Getenv(os.Args[1]+"_ROOT"), "opt/bin/etcdctl.sh"), append([]string{"etcdctl.sh", "--command-timeout=30s"}, os.Args[2:]...))
 }
 
 // become goes on as another program.
