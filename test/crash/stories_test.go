@@ -7,9 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"go.etcd.io/bbolt"
+
+	"etcdadm/test/process"
 )
 
 // current and older are the versions of etcd in these stories.
@@ -300,15 +301,11 @@ func halfJoined(w *world) {
 func (w *world) tear(n *node) {
 	w.t.Helper()
 	data := filepath.Join(n.root, "var/lib/etcd/member")
-	begun := func() bool {
+	if err := process.Until("etcd to begin", func() bool {
 		_, err := os.Stat(filepath.Join(data, "wal", "0000000000000000-0000000000000000.wal"))
 		return err == nil
-	}
-	for tries := 0; !begun(); tries++ {
-		if tries == 200 {
-			w.t.Fatal("etcd has not begun within 10 s")
-		}
-		time.Sleep(50 * time.Millisecond) // a file is all there is to see of that
+	}); err != nil {
+		w.t.Fatal(err)
 	}
 	n.stop()
 	removeAll(w, filepath.Join(data, "snap/db"))
