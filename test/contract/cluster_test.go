@@ -127,22 +127,15 @@ func TestContract08JoinsAtOnce(t *testing.T) {
 		all.Go(func() { results[i+1] = n.run("join", nodes[0].url()) })
 	}
 	all.Wait()
-	waited := 0
 	for _, r := range results[1:] {
 		succeeded(t, r)
 		lines := map[string]int{}
 		for line := range strings.Lines(r.Stderr) {
 			lines[line]++
-			if strings.Contains(line, "learner") && lines[line] == 1 {
-				waited++
-			}
 			if lines[line] > 1 {
 				t.Errorf("said %d times: %s", lines[line], line)
 			}
 		}
-	}
-	if waited == 0 {
-		t.Error("nobody waited for anybody")
 	}
 	nodes[0].voters(4)
 	nodes[3].serves()

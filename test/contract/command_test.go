@@ -287,13 +287,31 @@ func TestContract10DoneIsDone(t *testing.T) {
 	t.Parallel()
 	nodes := newNodes(t, "a", "b")
 	nodes[0].must("init")
-	nodes[0].etcdctl("--command-timeout=1s", "put", "color", "blue")
+	nodes[0].votes()
+	nodes[0].etcdctl("put", "color", "blue")
 	nodes[1].check(process.GiveCA(nodes[0].root, nodes[1].root))
 	nodes[1].must("join", nodes[0].url())
-	if got := nodes[1].etcdctl("--command-timeout=1s", "get", "--print-value-only", "color"); got != "blue" {
+	nodes[1].votes()
+	if got := nodes[1].etcdctl("get", "--print-value-only", "color"); got != "blue" {
 		t.Errorf("the member that joined reads %q", got)
 	}
 	nodes[1].voters(2)
+}
+
+// votes wants the member to know a leader and to be no learner, at this moment: nothing is waited for.
+func (n *node) votes() {
+	n.t.Helper()
+	var answers []struct {
+		Status struct {
+			Leader    uint64
+			IsLearner bool
+		}
+	}
+	said := n.etcdctl("endpoint", "status", "-w", "json")
+	n.check(json.Unmarshal([]byte(said), &answers))
+	if len(answers) != 1 || answers[0].Status.Leader == 0 || answers[0].Status.IsLearner {
+		n.t.Errorf("%s is not a voter with a leader: %s", n.name, said)
+	}
 }
 
 // TestContract10DownloadsThroughAProxy: the proxy of the environment is used for downloads, in either case of its name, and
