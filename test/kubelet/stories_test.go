@@ -128,7 +128,7 @@ func TestResetAfterAFailedInitFindsTheManifest(t *testing.T) {
 	if err := os.WriteFile(other, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := m.run("init", "--kubelet-pod-manifest-path", "/srv/static-pods", "--data-dir", "/srv/etcd", "--certs-dir", "/srv/pki", "--image-repository", "registry.example/nothing", "--timeout", "15s")
+	r := m.run("init", "--kubelet-pod-manifest-path", "/srv/static-pods", "--data-dir", "/srv/etcd", "--certs-dir", "/srv/pki", "--image-repository", "registry.example/nothing", "--timeout", "60s")
 	if r.Status != 5 || r.Error.Step != "health/serving" || !strings.Contains(r.Error.Hint, "journalctl -u kubelet") {
 		t.Errorf("init without an image: %s", r)
 	}
