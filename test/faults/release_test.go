@@ -70,8 +70,8 @@ func TestReleaseServer(t *testing.T) {
 		{mode: "wronglength", want: failure{errs.Failed, `tar\.gz: unexpected EOF$`, source}},
 		{mode: "redirectloop", want: failure{errs.Failed, `redirected more than 10 times$`, source}},
 		{mode: "redirectfile", want: failure{errs.Failed, `redirected from http to file, which is refused$`, source}},
-		{mode: "stall", limit: "4s", want: failure{errs.Timeout, `limit of this run expired .*archive of etcd`, "run the same command again"}},
-		{mode: "silent", limit: "2s", want: failure{errs.Timeout, `limit of this run expired .*archive of etcd`, "run the same command again"}},
+		{mode: "stall", limit: "15s", want: failure{errs.Timeout, `limit of this run expired .*archive of etcd`, "run the same command again"}},
+		{mode: "silent", limit: "15s", want: failure{errs.Timeout, `limit of this run expired .*archive of etcd`, "run the same command again"}},
 		// What is not what it should be is refused.
 		{mode: "corrupt", want: failure{errs.Verification, `tar\.gz has the SHA-256 \w{64}, not \w{64} \(published in http`, "--sha256sums"}},
 		{mode: "corrupt", sums: true, want: failure{errs.Verification, `tar\.gz has the SHA-256 \w{64}, not \w{64} \(named by the list`, "--sha256sums"}},
