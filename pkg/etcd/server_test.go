@@ -91,6 +91,9 @@ func start(t *testing.T, nodes ...*node) {
 	launch(t, embed.ClusterStateFlagNew, nodes, nodes)
 	for _, n := range nodes {
 		<-n.server.Server.ReadyNotify()
+		for n.server.Server.ClusterVersion() == nil { // etcd lets nobody join before there is one
+			time.Sleep(soon)
+		}
 	}
 }
 
