@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"etcdadm/constants"
+	"etcdadm/pkg/errs"
 )
 
 const (
@@ -27,10 +28,10 @@ type Admission struct {
 	queued time.Time // when it last said that it waits; zero: it has not
 }
 
-// Take waits for the admission until its context ends. A cluster without a quorum or with a full database grants none:
+// Take waits for the admission until its context ends, which is an error with status 5. A cluster without a quorum or with a full database grants none:
 // there nobody can be added either, and who was added before goes without.
 func (d *Admission) Take(ctx context.Context, c *Cluster) error {
-	return until(ctx, func(ctx context.Context) error {
+	err := until(ctx, func(ctx context.Context) error {
 		switch _, err := c.list(ctx, true, anybody); {
 		case err != nil && ending(ctx):
 			return err
@@ -39,6 +40,10 @@ func (d *Admission) Take(ctx context.Context, c *Cluster) error {
 		}
 		return d.try(ctx, c)
 	})
+	if errors.As(err, new(waiting)) {
+		return errs.New(errs.Timeout, "this node was not admitted to the cluster in time: %s", err).Hint("run the same command again")
+	}
+	return err
 }
 
 // try asks for the admission once. That another node has it is an error to wait on.

@@ -10,6 +10,7 @@ import (
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
 )
 
 func TestOneNodeAtATimeIsAdmitted(t *testing.T) {
@@ -27,8 +28,8 @@ func TestOneNodeAtATimeIsAdmitted(t *testing.T) {
 	// Longer than a lease lives that nobody renews.
 	short, cancel := context.WithTimeout(t.Context(), constants.AdmissionTTL+2*time.Second)
 	defer cancel()
-	if err := other.Take(short, c); err == nil || !strings.Contains(err.Error(), "another node joins") {
-		t.Errorf("an admission that another node has: %v", err)
+	if err := other.Take(short, c); errs.StatusOf(err) != errs.Timeout || !strings.Contains(err.Error(), "another node joins") || len(errs.HintsOf(err)) == 0 {
+		t.Errorf("an admission that another node has: status %d: %v", errs.StatusOf(err), err)
 	}
 	if err := mine.Take(t.Context(), c); err != nil {
 		t.Errorf("an admission that one has: %v", err)

@@ -3,7 +3,9 @@ package lifecycle
 import (
 	"context"
 	"net"
+	"time"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 )
 
@@ -12,6 +14,14 @@ type JoinOptions struct {
 	Endpoints   []string // client URLs of members of the cluster
 	Retry       bool     // wait while the cluster cannot take a member
 	MissingOnly bool     // make the certificates that are absent, and keep the others whatever they say
+}
+
+// patience is how long the cluster is waited for to take a member.
+func (o JoinOptions) patience() time.Duration {
+	if o.Retry {
+		return constants.JoinTimeout
+	}
+	return constants.MembershipCallTimeout
 }
 
 // Join makes this node a member of an existing cluster. All that can fail on this node comes before the first change of

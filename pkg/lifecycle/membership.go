@@ -54,10 +54,6 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	if c == nil {
 		return []converge.Step{pending("membership/member", "member of the cluster")}, nil
 	}
-	within := constants.JoinTimeout
-	if !o.Retry {
-		within = constants.MembershipCallTimeout
-	}
 	s, err := n.data()
 	if err != nil {
 		return nil, err
@@ -93,7 +89,7 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 		steps = append(steps, stopped(backend, "no etcd whose first start was cut off"))
 	}
 	steps = append(steps, converge.Step{
-		Name: "membership/member", Short: "member of the cluster", Within: within,
+		Name: "membership/member", Short: "member of the cluster", Within: o.patience(),
 		Want: etcd.Added{
 			Cluster: c, PeerURL: n.Config.PeerURL(), Blank: blank, Lost: lost, Once: !o.Retry, Admission: &n.admission,
 			Several: func(ctx context.Context, m etcd.Membership) bool { return n.severalLearners(ctx, c, m) },
@@ -115,12 +111,12 @@ func (n *Node) torn(ctx context.Context, self etcd.Member) (lost uint64, torn bo
 }
 
 // admitted has the member list stay as it is until the member on this node, which has yet to start, has started.
-func (n *Node) admitted(ctx context.Context, c *etcd.Cluster) error {
+func (n *Node) admitted(ctx context.Context, c *etcd.Cluster, o JoinOptions) error {
 	s, err := n.data()
 	if err != nil || bootstrapped(s) || n.Host.ReadOnly() {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, constants.JoinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.patience())
 	defer cancel()
 	return n.admission.Take(ctx, c)
 }
@@ -208,7 +204,7 @@ func (n *Node) configureJoined(ctx context.Context, o JoinOptions) ([]converge.S
 	if c == nil {
 		return []converge.Step{pending("configure/environment", "settings of etcd")}, nil
 	}
-	if err := n.admitted(ctx, c); err != nil {
+	if err := n.admitted(ctx, c, o); err != nil {
 		return nil, err
 	}
 	m, err := n.members(ctx, c)

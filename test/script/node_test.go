@@ -15,6 +15,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"etcdadm/certs"
+	"etcdadm/constants"
+	"etcdadm/pkg/etcd"
+	"etcdadm/pkg/host"
 	"etcdadm/test/process"
 )
 
@@ -129,6 +133,20 @@ func said(ts *testscript.TestScript, neg bool, args []string) {
 		data, err := os.ReadFile(ts.MkAbs(args[0]))
 		return err == nil && re.Match(data)
 	}))
+}
+
+// admission is another node that is being added to the cluster of a node, until the story ends.
+func admission(ts *testscript.TestScript, neg bool, args []string) {
+	n := named(ts, neg, args)[0]
+	t, err := certs.ClientTLS(host.New(n.root), constants.DefaultCertsDir, certs.EtcdctlName)
+	ts.Check(err)
+	c := etcd.Open(etcd.Options{Endpoints: []string{"https://" + n.address + ":2379"}, TLS: t})
+	var held etcd.Admission
+	ts.Check(held.Take(context.Background(), c))
+	ts.Defer(func() {
+		held.Close()
+		c.Close()
+	})
 }
 
 // peerPort asks on the peer port of a node, with a pair of its certificates, what an etcd asks that joins.

@@ -18,6 +18,7 @@
 //	unchanged NAME          all of that is as it was: contents, modes, times, and the process
 //	json PATH [REGEXP]      the standard output is one document, in which PATH matches; yaml likewise
 //	said FILE REGEXP        waits for text in a file
+//	admission NAME          another node is being added to the cluster of the node from now on
 //	peerport NAME PAIR      a client with that pair of certificates gets an answer on the peer port
 //	damage KIND FILE        truncates a file, or corrupts a byte of it
 package script
@@ -107,6 +108,7 @@ func play(t *testing.T, mirror release.Mirror, version, dir string) {
 			"said":      said,
 			"damage":    damage,
 			"peerport":  peerPort,
+			"admission": admission,
 		},
 		Condition: condition,
 	})
