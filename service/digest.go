@@ -12,8 +12,8 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// begins is how long a new process may take to become etcd.
-const begins = time.Second
+// begins is how long a new process may take to become etcd, on a machine that is busy with others that start.
+var begins = 10 * time.Second
 
 // Definition is all that etcd reads once, when it starts. Certificates and keys other than the CA are no part of it:
 // etcd reads them again at each TLS handshake. Nor is the bootstrap file, which matters once in a member's life.
