@@ -55,7 +55,7 @@ func TestMeasuringADiskLeavesNothing(t *testing.T) {
 	acts := 0
 	h := host.New(root, host.Observe(func(string) { acts++ }))
 	tries := 0
-	all, err := h.SyncLatencies(t.Context(), "/var/lib/etcd", 2300, constants.RequestTimeout, func(time.Duration) bool {
+	all, err := h.SyncLatencies(t.Context(), "/var/lib/etcd", 2300, time.Minute, func(time.Duration) bool {
 		tries++
 		return tries < 20
 	})
