@@ -163,6 +163,44 @@ var stories = []story{
 		every: 2,
 	},
 	{
+		name: "restore on a node that joined a cluster which is gone",
+		prepare: func(w *world) {
+			otherServes(w)
+			w.must(w.test.run(joinCurrent(w)))
+			w.test.etcdctl("put", "kept", "value")
+			w.snapshot = filepath.Join(w.dir, "snapshot.db")
+			w.must(w.test.run([]string{"snapshot", "save", w.snapshot}))
+			w.other.stop()
+			w.test.stop()
+			removeAll(w, filepath.Join(w.test.root, "var/lib/etcd/member/wal"))
+		},
+		operation: func(w *world) []string { return []string{"restore", w.snapshot} },
+		after: func(w *world) {
+			keeps(w)
+			if config, err := os.ReadFile(filepath.Join(w.test.root, "etc/etcdadm/config.yaml")); err != nil || strings.Contains(string(config), w.other.address) {
+				w.t.Errorf("the configuration names the cluster that is gone: %v\n%s", err, config)
+			}
+		},
+		every: 3,
+	},
+	{
+		name: "join on a half reset node",
+		prepare: func(w *world) {
+			otherServes(w)
+			w.must(w.test.run(joinCurrent(w)))
+			for _, phase := range []string{"leave", "stop"} {
+				w.must(w.test.run([]string{"reset", "phase", phase}))
+			}
+			data := filepath.Join(w.test.root, "var/lib/etcd")
+			if err := os.Rename(filepath.Join(data, "member"), filepath.Join(data, ".member.removed")); err != nil {
+				w.t.Fatal(err)
+			}
+		},
+		operation: joinCurrent,
+		after:     twoVoters,
+		every:     3,
+	},
+	{
 		name:      "join on a half done node",
 		prepare:   halfJoined,
 		operation: joinCurrent,
