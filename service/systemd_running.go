@@ -153,6 +153,10 @@ func (r *unitRunning) Apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if at := u["FragmentPath"]; u.pid() != 0 && at != "" && at != constants.UnitFile {
+		return errs.New(errs.Precondition, "an etcd runs as the unit %s, which is not etcdadm's", at).
+			Hint("if nobody needs it any more: systemctl disable --now %s", constants.Unit)
+	}
 	if u["NeedDaemonReload"] == "yes" || u["LoadState"] != "loaded" || u["FragmentPath"] != constants.UnitFile {
 		if err := r.run(ctx, "daemon-reload"); err != nil {
 			return err

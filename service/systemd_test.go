@@ -421,6 +421,13 @@ func TestAForeignUnitIsLeftAlone(t *testing.T) {
 	if got := gapOf(t, m.Stopped()) + gapOf(t, m.Disabled()) + gapOf(t, m.Removed()); got != "" {
 		t.Errorf("gap %q", got)
 	}
+	m.configure("two")
+	if err := os.WriteFile(filepath.Join(m.state, "fragment"), []byte("/usr/lib/systemd/system/etcd.service"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Running("two").Apply(t.Context()); errs.StatusOf(err) != errs.Precondition || !strings.Contains(text(err), "an etcd runs as the unit /usr/lib/systemd/system/etcd.service") {
+		t.Errorf("started in place of an etcd of a package: %v", err)
+	}
 	if now := m.await("etcd", func(s State) bool { return s.Running }); now.PID != s.PID {
 		t.Error("a foreign etcd was stopped")
 	}

@@ -61,6 +61,9 @@ type Step struct {
 	// Within is how long a plain Checker may take to hold (0: it must hold now), or how long Apply may run (0: no limit
 	// but that of the run).
 	Within time.Duration
+	// Named tells that the step is a check that the caller may ignore by the last part of its name, as every step of a phase
+	// that gathers.
+	Named bool
 	// Advisory makes a gap of a plain Checker a warning.
 	Advisory bool
 	// Hint is what the user can do when it does not hold.

@@ -16,7 +16,7 @@ import (
 // Options change how Run works.
 type Options struct {
 	DryRun bool        // stop before every Apply
-	Ignore []string    // gathered checks, by the last part of their name, whose errors become warnings; "all"
+	Ignore []string    // checks, by the last part of their name, whose errors become warnings; "all"
 	Events func(Event) // told of everything that happens, in order; nil: nobody listens
 }
 
@@ -71,16 +71,16 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 		r.current = s
 		began := time.Now()
 		out, err := r.step(ctx, s)
-		if p.Gather && err != nil && ctx.Err() == nil {
-			if r.ignored(s.Name) {
-				r.warn(fmt.Sprintf("%s (ignored)", err))
-				out.Status, err = Warned, nil
-			} else {
-				if !slices.ContainsFunc(gathered, func(p error) bool { return p.Error() == err.Error() }) {
-					r.emit(Event{Kind: Problem, Text: err.Error()})
-				}
-				gathered = append(gathered, err)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case (p.Gather || s.Named) && r.ignored(s.Name):
+			r.warn(fmt.Sprintf("%s (ignored)", err))
+			out.Status, err = Warned, nil
+		case p.Gather:
+			if !slices.ContainsFunc(gathered, func(p error) bool { return p.Error() == err.Error() }) {
+				r.emit(Event{Kind: Problem, Text: err.Error()})
 			}
+			gathered = append(gathered, err)
 		}
 		out.Phase, out.Step, out.Seconds = p.Name, s.Name, time.Since(began).Seconds()
 		r.result.Steps = append(r.result.Steps, out)

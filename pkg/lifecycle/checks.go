@@ -26,9 +26,10 @@ var CheckNames = []string{
 	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "StaticPods", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
 }
 
-// check is a step of a phase of checks. The last part of its name is in CheckNames, and what --ignore-preflight-errors takes.
+// check is a check by name: a step of a phase of checks, or one that comes again before a change. The last part of its name
+// is in CheckNames, and what --ignore-preflight-errors takes.
 func check(phase, name, short string, want converge.Checker) converge.Step {
-	return once(phase+"/"+name, short, want)
+	return converge.Step{Name: phase + "/" + name, Short: short, Want: want, Named: true}
 }
 
 // nodeChecks are those of every operation that starts etcd here.
@@ -314,6 +315,24 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 			Hint("to give this node another address: etcdadm reset, then join again")
 	}
 	return true, nil
+}
+
+// dataOfOthers are the checks of a phase that may run alone: a member that this node was not set up as is not to be started
+// as one that it was. Data that was restored was settled by the phase before.
+func (n *Node) dataOfOthers() []converge.Step {
+	if n.Config.InitSystem != api.Systemd {
+		return nil
+	}
+	return []converge.Step{check(PhaseConfigure, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+		ours, err := n.dataIsOurs(ctx)
+		if err == nil && !ours {
+			ours, err = snapshot.IsRestored(n.Host, n.Config.DataDir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return n.dataDirectory(ours).Check(ctx)
+	}))}
 }
 
 // dataMoved refuses another data directory while the member's data is in the one that is stored: the member would be

@@ -52,7 +52,8 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 			}
 			// A member that joined others without the marker would shut them out by asking for it now.
 			marker := env == nil
-			return n.configure(ctx, n.alone(), 0, marker)
+			steps, err := n.configure(ctx, n.alone(), 0, marker)
+			return append(n.dataOfOthers(), steps...), err
 		}},
 		n.startPhase(),
 		n.etcdctlPhase(),

@@ -37,7 +37,10 @@ func Join(n *Node, o JoinOptions) []converge.Phase {
 		}},
 		{Name: "cluster", Short: "checks of the cluster", Gather: true, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.clusterChecks(ctx, o) }},
 		{Name: PhaseMembership, Short: "the cluster knows this member", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.membership(ctx, o) }},
-		{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.configureJoined(ctx, o) }},
+		{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) {
+			steps, err := n.configureJoined(ctx, o)
+			return append(n.dataOfOthers(), steps...), err
+		}},
 		n.startPhase(),
 		{Name: PhaseHealth, Short: "the member has caught up, votes and serves", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.joinHealth(ctx, o) }},
 		n.etcdctlPhase(),

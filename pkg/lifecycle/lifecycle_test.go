@@ -161,6 +161,51 @@ func TestInitNeverTouchesDataThatExists(t *testing.T) {
 	}
 }
 
+// A phase that runs alone has no preflight before it.
+func TestConfigureNeverTakesAnEtcdOfOthers(t *testing.T) {
+	const (
+		settings = "ETCD_NAME=etcd-1\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://127.88.0.1:2380\n" + constants.DigestVariable + "=x\n"
+		wal, db  = constants.DefaultDataDir + "/member/wal/0.wal", constants.DefaultDataDir + "/member/snap/db"
+	)
+	byHand := map[string]string{constants.UnitFile: "[Service]\nExecStart=/usr/bin/etcd\n"}
+	for name, c := range map[string]struct {
+		files   map[string]string
+		ignore  []string
+		refused string // "" when it may go on
+	}{
+		"blank":                      {},
+		"our unit":                   {files: map[string]string{constants.UnitFile: service.Unit{DataDir: constants.DefaultDataDir}.Render()}},
+		"our member":                 {files: map[string]string{wal: "", db: "", constants.EnvFile: settings}},
+		"a unit made by hand":        {files: byHand, refused: "was not written by etcdadm"},
+		"such a unit, to be ignored": {files: byHand, ignore: []string{"ForeignUnit"}},
+		"a unit of a package":        {files: map[string]string{"/usr/lib/systemd/system/etcd.service": "[Service]\n"}, refused: "belongs to a package"},
+		"a member of somebody":       {files: map[string]string{wal: "", db: ""}, refused: "holds the data of a member already"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node(t)
+			n.Config.InitSystem = api.Systemd
+			for path, data := range c.files {
+				if err := n.Host.WriteFile(path, []byte(data), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			phases, err := converge.Only(Init(n, InitOptions{}), PhaseConfigure)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := converge.Run(t.Context(), phases, converge.Options{Ignore: c.ignore, DryRun: true})
+			switch {
+			case c.refused == "" && r.Err != nil:
+				t.Errorf("refused: %v", r.Err)
+			case c.refused != "" && (r.Err == nil || !strings.Contains(r.Err.Error(), c.refused) || errs.StatusOf(r.Err) != errs.Precondition || len(errs.HintsOf(r.Err)) == 0):
+				t.Errorf("status %d: %v (hints %q)", errs.StatusOf(r.Err), r.Err, errs.HintsOf(r.Err))
+			case c.refused != "" && r.Changed:
+				t.Errorf("it comes too late: %+v", r.Steps)
+			}
+		})
+	}
+}
+
 func TestInitialClusterListsEveryMemberUnderANameOfItsOwn(t *testing.T) {
 	n := node(t)
 	m := etcd.Membership{Members: []etcd.Member{

@@ -113,15 +113,20 @@ func (n *Node) retired() *service.Retired {
 	return found(n.Host)
 }
 
-// foreignUnit is no etcd.service that cannot be taken over. It tells what a takeover is about to do.
-func (n *Node) foreignUnit(ctx context.Context) (converge.Diff, error) {
-	r, err := service.FindRetired(n.Host)
-	if err != nil {
+// unitOfOthers is no etcd.service but ours, and one of the retired etcdadm that can be taken over.
+func (n *Node) unitOfOthers(ctx context.Context) (converge.Diff, error) {
+	if _, err := service.FindRetired(n.Host); err != nil {
 		return nil, err
 	}
-	d, err := preflight.ForeignUnit{Host: n.Host, Ours: func(text []byte) bool {
+	return preflight.ForeignUnit{Host: n.Host, Ours: func(text []byte) bool {
 		return service.IsUnit(text) || service.IsRetiredUnit(text)
 	}}.Check(ctx)
+}
+
+// foreignUnit is no etcd.service that cannot be taken over. It tells what a takeover is about to do.
+func (n *Node) foreignUnit(ctx context.Context) (converge.Diff, error) {
+	d, err := n.unitOfOthers(ctx)
+	r := n.retired()
 	if r == nil || err != nil {
 		return d, err
 	}
