@@ -181,10 +181,18 @@ func (n *Node) databaseInPlace() error {
 // metricsUp tells whether the process on this node has come up at all. Its metrics answer before it has heard of anybody,
 // and after its peer port: so the next node can be added and started.
 func (n *Node) metricsUp(ctx context.Context) (converge.Diff, error) {
-	conn, err := (&net.Dialer{Timeout: constants.DialTimeout}).DialContext(ctx, "tcp", hostPort(n.listeners().Metrics))
-	if err != nil {
+	if err := listens(ctx, n.listeners().Metrics); err != nil {
 		return gap("etcd at "+n.listeners().Metrics, "silent", "answering"), nil //nolint:nilerr // that is the gap
 	}
 	n.admission.Close()
-	return nil, conn.Close()
+	return nil, nil
+}
+
+// listens is whether somebody takes connections where a URL points.
+func listens(ctx context.Context, url string) error {
+	conn, err := (&net.Dialer{Timeout: constants.DialTimeout}).DialContext(ctx, "tcp", hostPort(url))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 
 	"etcdadm/certs"
@@ -147,14 +148,26 @@ func (o *others) collect(n *Node, urls []string) {
 }
 
 // up asks all of them. Whoever answers is up, whatever it says: one that refuses our certificate, one whose own has expired,
-// and one that belongs to another cluster by now, as after a restore on its node.
+// and one that belongs to another cluster by now, as after a restore on its node. Where the certificates to ask with are
+// lost, whoever takes connections may be one.
 func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	var d converge.Diff
 	found := func(at, how string) {
 		d = append(d, converge.Change{What: "member at " + at, Have: how, Want: "stopped before the cluster begins anew"})
 	}
+	listening := func(urls []string) {
+		for _, u := range urls {
+			if listens(ctx, u) == nil {
+				found(u, "takes connections")
+			}
+		}
+	}
 	if len(o.peers) > 0 {
 		t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
+		if lost(err) {
+			listening(o.peers)
+			return d, ctx.Err()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -172,6 +185,10 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	}
 	for _, u := range o.clients {
 		c, err := n.cluster(u)
+		if lost(err) {
+			listening(o.clients)
+			return d, ctx.Err()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -186,6 +203,11 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 		}
 	}
 	return d, nil
+}
+
+// lost tells whether there are no certificates to be a client of etcd with; such that this user may not read are there.
+func lost(err error) bool {
+	return errs.StatusOf(err) == errs.Precondition && !errors.Is(err, fs.ErrPermission)
 }
 
 // others are told by the member that runs here, or by the data of one that does not, or else it is only known where this node
@@ -248,15 +270,16 @@ func (n *Node) learnFromPeerPort(ctx context.Context, err error) (others, error)
 	if err != nil {
 		return o, err
 	}
+	const silent = "the etcd on this node runs and does not tell who its peers are: %w"
 	t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
 	if err != nil {
-		return o, err
+		return o, errs.New(errs.StatusOf(err), silent, err).Hint("stop it, then run this command again")
 	}
 	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
 	defer cancel()
 	info, err := etcd.PeerAnswer(ctx, n.listeners().Peer, t)
 	if err != nil {
-		return o, errs.New(errs.Precondition, "the etcd on this node runs and does not tell who its peers are: %w", err).
+		return o, errs.New(errs.Precondition, silent, err).
 			Hint("stop it, then run this command again")
 	}
 	o.cluster = info.ClusterID
