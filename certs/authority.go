@@ -24,12 +24,14 @@ type Authority struct {
 	CommonName string           // of a CA that is made; "": "etcd-ca"
 	Now        func() time.Time // nil: time.Now
 	From       string           // host of a node that has the CA, for the hint; "": a placeholder
+	Otherwise  string           // a hint for whoever has no copy of a CA that has to be given; "": none
 }
 
 // Created is the CA as the first node has it: made when there is none, validated when there is one.
 func (a Authority) Created() converge.Resource { return created{a} }
 
-// Given is the CA as every other node has it: brought there by somebody, and validated.
+// Given is the CA as every other node has it, and the first one from then on that it is a member: brought there by
+// somebody, or made before, and validated.
 //
 // Check of both returns status 3 for a CA that is missing, incomplete or not yet valid by this clock, and status 6 for
 // one that cannot be one.
@@ -43,8 +45,12 @@ func (g given) Check(ctx context.Context) (converge.Diff, error) {
 		return nil, err
 	}
 	if ca.crt.absent() && ca.key.absent() {
-		return nil, errs.New(errs.Precondition, "%s is absent: the CA of the cluster has to be brought to this node", ca.crt.path).
+		e := errs.New(errs.Precondition, "%s is absent: the CA of the cluster has to be brought to this node", ca.crt.path).
 			Hint("%s", g.bring("ca.crt", "ca.key"))
+		if g.Otherwise != "" {
+			e = e.Hint("%s", g.Otherwise)
+		}
+		return nil, e
 	}
 	return nil, g.judge(ctx, ca)
 }

@@ -25,6 +25,10 @@ func ClientTLS(h *host.Host, dir, leaf string) (*tls.Config, error) {
 	anew := fmt.Sprintf("issue them anew: rm %s %s, then etcdadm init phase certificates, or etcdadm join phase certificates URL", p.crt.real, p.key.real)
 	for _, f := range []part{ca.crt, p.crt, p.key} {
 		switch {
+		case f.absent() && f.path == ca.crt.path: // a member may have lost it: another one would be of no use among the others
+			return nil, errs.New(errs.Precondition, "%s is absent", f.path).
+				Hint("on a member, bring the CA of its cluster; %s", bring(h, dir, "", "ca.crt", "ca.key")).
+				Hint("on a node that is none yet: etcdadm init, or etcdadm join URL")
 		case f.absent():
 			return nil, errs.New(errs.Precondition, "%s is absent", f.path).
 				Hint("issue the certificates of this node: etcdadm init phase certificates, or etcdadm join phase certificates URL")

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,7 +140,10 @@ func TestKeyAlgorithms(t *testing.T) {
 func TestClientTLSErrors(t *testing.T) {
 	h := host.New(t.TempDir())
 	_, err := ClientTLS(h, dir, EtcdctlName)
-	wantError(t, err, errs.Precondition, "/etc/etcd/pki/ca.crt is absent", "etcdadm init phase certificates")
+	wantError(t, err, errs.Precondition, "/etc/etcd/pki/ca.crt is absent", "on a member, bring the CA of its cluster; from a node that has it: mkdir -p "+h.Path(dir)+" && scp -p ", "etcdadm init, or")
+	if hints := strings.Join(errs.HintsOf(err), "\n"); strings.Contains(hints, "phase certificates") {
+		t.Errorf("a member that lost its CA is told to make one: %s", hints)
+	}
 
 	h, _ = set(t)
 	must(t, h.Remove(dir+"/etcdctl-etcd-client.key"))

@@ -91,7 +91,11 @@ func (n *Node) fresh(c converge.Checker) converge.Checker {
 }
 
 func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, error) {
-	steps, err := n.nodeChecks(ctx, n.authority("").Created())
+	ca, err := n.ca()
+	if err != nil {
+		return nil, err
+	}
+	steps, err := n.nodeChecks(ctx, ca)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"io/fs"
 	"path"
 
 	"etcdadm/binary"
@@ -12,6 +13,7 @@ import (
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/file"
 	"etcdadm/pkg/report"
+	"etcdadm/pkg/snapshot"
 	"etcdadm/service"
 )
 
@@ -36,7 +38,11 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 		}},
 		n.installPhase(),
 		{Name: PhaseCertificates, Short: "CA, and the certificates of this node", Steps: func(context.Context) ([]converge.Step, error) {
-			return n.certificates(once("certificates/ca", "CA", n.authority("").Created()), nil, false)
+			ca, err := n.ca()
+			if err != nil {
+				return nil, err
+			}
+			return n.certificates(once("certificates/ca", "CA", ca), nil, false)
 		}},
 	}
 	if o.Snapshot != "" {
@@ -98,6 +104,30 @@ func (n *Node) installPhase() converge.Phase {
 		}
 		return []converge.Step{n.archive(PhaseInstall), release}, nil
 	}}
+}
+
+// ca is the CA as init has it: made where a cluster begins. A member without one has lost that of its cluster: nobody would
+// know another, and etcd would be restarted with it.
+func (n *Node) ca() (converge.Checker, error) {
+	s, err := n.data()
+	if err != nil {
+		return nil, err
+	}
+	a := n.authority(hostOf(n.Config.JoinEndpoints))
+	switch {
+	case s.Kind == snapshot.Unreadable: // one to be made is not to be told from one that is lost
+		return converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+			d, err := a.Created().Check(ctx)
+			if len(d) > 0 {
+				return nil, errs.New(errs.Precondition, "%s, and %s is not readable for this user: %w", d, n.Config.DataDir, fs.ErrPermission).Hint("run this command as root")
+			}
+			return nil, err
+		}), nil
+	case bootstrapped(s):
+		a.Otherwise = "if there is no copy of it anywhere, the cluster begins anew with another one: stop etcd on every node, then here etcdadm restore FILE"
+		return a.Given(), nil
+	}
+	return a.Created(), nil
 }
 
 // certificates are the CA and the pairs.

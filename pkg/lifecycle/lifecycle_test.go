@@ -141,6 +141,9 @@ func TestInitNeverTouchesDataThatExists(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := n.authority("").Created().Apply(context.Background()); err != nil {
+				t.Fatal(err)
+			}
 			phases, err := converge.Only(Init(n, InitOptions{}), PhasePreflight)
 			if err != nil {
 				t.Fatal(err)
@@ -201,6 +204,43 @@ func TestConfigureNeverTakesAnEtcdOfOthers(t *testing.T) {
 				t.Errorf("status %d: %v (hints %q)", errs.StatusOf(r.Err), r.Err, errs.HintsOf(r.Err))
 			case c.refused != "" && r.Changed:
 				t.Errorf("it comes too late: %+v", r.Steps)
+			}
+		})
+	}
+}
+
+// A CA is made where a cluster begins. Beside one it would take the member away from the others.
+func TestNoSecondCABesideACluster(t *testing.T) {
+	const data = constants.DefaultDataDir + "/member"
+	for name, c := range map[string]struct {
+		files   []string
+		plan    func(*Node) []converge.Phase
+		refused bool
+	}{
+		"init, and nothing there":           {},
+		"init, killed in its first start":   {files: []string{data + "/snap/db", constants.BootstrapFile}},
+		"init on a member":                  {files: []string{data + "/snap/db", data + "/wal/0.wal"}, refused: true},
+		"restore, which begins the cluster": {files: []string{data + "/snap/db", data + "/wal/0.wal"}, plan: func(n *Node) []converge.Phase { return Restore(n, RestoreOptions{}) }},
+		"join, to which it has to be given": {plan: func(n *Node) []converge.Phase { return Join(n, JoinOptions{}) }, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node(t)
+			for _, f := range c.files {
+				if err := n.Host.WriteFile(f, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.plan == nil {
+				c.plan = func(n *Node) []converge.Phase { return Init(n, InitOptions{}) }
+			}
+			phases, err := converge.Only(c.plan(n), PhaseCertificates)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := converge.Run(context.Background(), phases, converge.Options{})
+			made, err := n.Host.Exists(n.Config.CertsDir + "/ca.crt")
+			if err != nil || made == c.refused || (errs.StatusOf(r.Err) == errs.Precondition) != c.refused {
+				t.Errorf("a CA was made: %t (%v); the phase ended with %v", made, err, r.Err)
 			}
 		})
 	}
