@@ -52,6 +52,7 @@ var causes = []struct {
 	{`listen tcp4? (\S+): bind: cannot assign requested address`, "the address of $1 is not on this host", "see which are: ip address; choose one: --bind-address ADDRESS"},
 	{`open (\S+): permission denied`, "etcd may not read or write $1", "see who may: namei -l $1; files that root dropped into place are given to etcd when it is started: systemctl restart etcd"},
 	{`permission denied|operation not permitted`, "etcd lacks a permission", "see which: journalctl -u etcd -n 50; SELinux: ausearch -m avc -ts recent; AppArmor: dmesg"},
+	{`open (\S+/ca\.crt): no such file or directory`, "$1 is absent", "bring the CA of the cluster from another member; etcdadm status tells how"},
 	{`open (\S+\.(?:crt|key|pem)): no such file or directory`, "$1 is absent", "issue what is missing: etcdadm init phase certificates, or etcdadm join phase certificates URL"},
 	{`private key does not match public key`, "a certificate and its key do not belong together", "place both files of the pair, or remove both and have them issued: etcdadm init phase certificates"},
 	{`cluster ID mismatch`, "a member that this one talks to is of another cluster", "see to which each belongs: etcdadm status on both nodes; if this one's data is of a cluster that is gone: etcdadm reset --skip-remove-member, then join"},

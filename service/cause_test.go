@@ -17,6 +17,7 @@ func TestCauseOf(t *testing.T) {
 		`{"level":"fatal","msg":"discovery failed","error":"open /etc/etcd/pki/server.key: permission denied"}`:                                        "etcd may not read or write /etc/etcd/pki/server.key",
 		`{"level":"fatal","msg":"discovery failed","error":"cannot access data directory: mkdir /var/lib/etcd: operation not permitted"}`:              "etcd lacks a permission",
 		`{"level":"fatal","msg":"discovery failed","error":"open /etc/etcd/pki/peer.crt: no such file or directory"}`:                                  "/etc/etcd/pki/peer.crt is absent",
+		`{"level":"fatal","msg":"discovery failed","error":"open /etc/etcd/pki/ca.crt: no such file or directory"}`:                                    "/etc/etcd/pki/ca.crt is absent",
 		`{"level":"fatal","msg":"discovery failed","error":"tls: private key does not match public key"}`:                                              "a certificate and its key do not belong together",
 		warn + `"request sent was ignored due to cluster ID mismatch"}`:                                                                                "a member that this one talks to is of another cluster",
 		`{"level":"fatal","msg":"discovery failed","error":"member 8e9e05c52164694d has already been bootstrapped"}`:                                   "the cluster knows this member with data that is not here",
