@@ -23,6 +23,10 @@ import (
 // ErrCertificateRefused is the problem of an endpoint that does not accept our client certificate, or wants one.
 var ErrCertificateRefused = errors.New("it refuses our client certificate")
 
+// OfCertificates tells whether the problem of an endpoint is that one side does not accept the certificate of the other. It
+// may serve whoever has another one.
+func OfCertificates(err error) bool { return errors.As(err, new(tlsError)) }
+
 // errClocks is the problem of a certificate that one side takes for valid, and the other one for expired or not yet valid.
 var errClocks = errors.New("the clocks differ")
 

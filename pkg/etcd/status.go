@@ -155,6 +155,15 @@ func (c *Cluster) LinearizableRead(ctx context.Context, endpoint string) error {
 	return c.rpcProblem(ctx, endpoint, err)
 }
 
+// HasQuorum asks a member by its metrics URL, for which no certificate is needed, whether it takes part in a quorum. Alarms
+// do not matter for that.
+func HasQuorum(ctx context.Context, metricsURL string) bool {
+	client := httpClient(nil)
+	defer client.CloseIdleConnections()
+	_, _, err := get(ctx, client, metricsURL+"/health?exclude=NOSPACE&exclude=CORRUPT") // 503 without a leader, or without an answer of the quorum
+	return err == nil
+}
+
 // Health asks every member whether it is up: by its client URLs, where it must answer under its own id, else by its peer
 // URLs, as client URLs may be out of reach from here.
 func (c *Cluster) Health(ctx context.Context, m Membership) Health {

@@ -10,6 +10,7 @@ import (
 
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
+	"etcdadm/pkg/errs"
 	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/file"
 	"etcdadm/pkg/report"
@@ -94,12 +95,19 @@ func (n *Node) ended() func(context.Context) error {
 // mayBeAway is the turn of this member to be away, so that of the members that are configured anew at the same moment one
 // restarts after the other. A member that serves nobody needs none, nor one of a cluster that stands still already.
 func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
-	own := n.Config.ClientURL()
-	c, err := n.cluster(own)
-	if err != nil || n.AcceptLoseQuorum {
+	if n.AcceptLoseQuorum {
 		return nil
 	}
-	if s, err := c.Status(ctx, own); err != nil || s.Learner {
+	own := n.Config.ClientURL()
+	c, err := n.cluster(own)
+	if err != nil {
+		return n.mayNotAsk(ctx, err)
+	}
+	s, err := c.Status(ctx, own)
+	if etcd.OfCertificates(err) {
+		return n.mayNotAsk(ctx, err)
+	}
+	if err != nil || s.Learner {
 		return nil
 	}
 	m, err := c.Members(ctx)
@@ -120,8 +128,25 @@ func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
 		return nil
 	}
 	n.turn = &etcd.Turn{Cluster: all, PeerURL: n.Config.PeerURL()}
-	return []converge.Step{{Name: "start/turn", Short: "the others can do without this member", Want: n.turn, Within: constants.TurnTimeout,
-		Hint: "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum}}
+	return []converge.Step{{Name: "start/turn", Short: turnShort, Want: n.turn, Within: constants.TurnTimeout, Hint: standStill}}
+}
+
+const (
+	turnShort  = "the others can do without this member"
+	standStill = "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum
+)
+
+// mayNotAsk is the turn of a member that does not know our certificates, or for which we have none. If it has a quorum it is
+// a part of one, and after a restart with these certificates it might be none any more.
+func (n *Node) mayNotAsk(ctx context.Context, why error) []converge.Step {
+	if !etcd.HasQuorum(ctx, n.listeners().Metrics) {
+		return nil
+	}
+	return []converge.Step{once("start/turn", turnShort, converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+		return nil, errs.New(errs.Precondition, "etcd has to be restarted, and cannot be asked whether the others can do without it: %w", why).
+			Hint("see that this node has the CA of its cluster: sha256sum %s/ca.crt, here and on another member", n.Host.Path(n.Config.CertsDir)).
+			Hint(standStill)
+	}))}
 }
 
 // hasQuorum is a majority of the voters agreeing on who is a member.
