@@ -2,6 +2,7 @@ package certs
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"time"
 
@@ -21,6 +22,21 @@ type Description struct {
 	SANs      []string  `json:"sans,omitempty" yaml:"sans,omitempty"`
 	Placed    bool      `json:"placed" yaml:"placed"`                       // by an operator, not issued here
 	Problem   string    `json:"problem,omitempty" yaml:"problem,omitempty"` // "" when it serves; "absent" when there is none
+}
+
+// Addresses are those that the certificate of a pair names; none where there is no certificate.
+func Addresses(h *host.Host, dir, leaf string) ([]netip.Addr, error) {
+	p, err := readPair(h, dir, leaf)
+	if err != nil || p.chain == nil {
+		return nil, err
+	}
+	var list []netip.Addr
+	for _, ip := range p.chain[0].IPAddresses {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			list = append(list, a.Unmap())
+		}
+	}
+	return list, nil
 }
 
 // Describe reads the CA and all pairs of a directory, the CA first. It judges what can be judged without knowing how

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"etcdadm/certs"
 	"etcdadm/constants"
 	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
@@ -333,16 +334,59 @@ func TestAMemberIsKnownByItsName(t *testing.T) {
 }
 
 func TestPeerCertificateNamesWhereConnectionsComeFrom(t *testing.T) {
-	n := node(t)
-	loopback := netip.MustParseAddr("127.0.0.1")
-	for _, member := range []string{"https://127.88.0.2:2379", "https://localhost:2379"} {
-		if got := n.sources([]string{member}); !slices.Contains(got, loopback) {
-			t.Errorf("sources %v lack %s, from which %s is dialled", got, loopback, member)
-		}
+	const member, named = "https://127.88.0.2:2379", "https://localhost:2379" // dialled from 127.0.0.1
+	for name, c := range map[string]struct {
+		bind          string
+		given, joined []string
+		issued        string // what a pair that is there names
+		names, not    string
+	}{
+		"alone":                       {bind: "::1", not: "127.0.0.1"},
+		"loopback":                    {bind: "127.88.0.1", names: "127.0.0.1"},
+		"a member that is given":      {bind: "::1", given: []string{member}, names: "127.0.0.1"},
+		"a member that it joined":     {bind: "::1", joined: []string{member}, names: "127.0.0.1"},
+		"a name that it joined":       {bind: "::1", joined: []string{named}, not: "127.0.0.1"},
+		"an address that it has":      {bind: "::1", issued: "127.0.0.1", names: "127.0.0.1"},
+		"an address that it had":      {bind: "192.0.2.1", issued: "192.0.2.7", not: "192.0.2.7"},
+		"on a network, from loopback": {bind: "192.0.2.1", given: []string{member, named}, joined: []string{member}, issued: "127.0.0.1", not: "127.0.0.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node(t)
+			n.Config.BindAddress, n.Config.JoinEndpoints = c.bind, c.joined
+			if c.issued != "" {
+				peer := certs.Peer(certs.Leaf{Host: n.Host, Dir: n.Config.CertsDir, Now: n.Now}, n.Config.Name, []netip.Addr{netip.MustParseAddr(c.issued)}, nil, "")
+				for _, r := range []converge.Resource{n.authority("").Created(), peer} {
+					if err := r.Apply(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			leaves, err := n.leaves(c.given, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for a, want := range map[string]bool{c.names: true, c.not: false} {
+				if a != "" && slices.Contains(leaves[1].IPs, netip.MustParseAddr(a)) != want {
+					t.Errorf("the peer certificate is for %v; for %s: want %t", leaves[1].IPs, a, want)
+				}
+			}
+		})
 	}
-	n.Config.BindAddress = "192.0.2.1"
-	if got := n.sources([]string{"https://127.88.0.2:2379"}); slices.Contains(got, loopback) {
-		t.Errorf("sources %v: a member on a network is never dialled from loopback", got)
+}
+
+func TestEndpointsOfAnEarlierJoinStayWhileTheyAreMembers(t *testing.T) {
+	const a, b, gone, name = "https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379", "https://etcd.example.com:2379"
+	m := etcd.Membership{Members: []etcd.Member{{ClientURLs: []string{a}}, {ClientURLs: []string{b}}}}
+	for _, c := range []struct{ given, before, want []string }{
+		{[]string{a}, nil, []string{a}},
+		{[]string{a}, []string{a, b}, []string{a, b}},
+		{[]string{a, b}, []string{a, b}, []string{a, b}},
+		{[]string{name, a}, []string{name, a}, []string{name, a}},
+		{[]string{b}, []string{a, gone, name}, []string{b, a}},
+	} {
+		if got := stillThere(c.given, c.before, m); !slices.Equal(got, c.want) {
+			t.Errorf("%v after %v: %v, want %v", c.given, c.before, got, c.want)
+		}
 	}
 }
 

@@ -59,8 +59,9 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 		return nil, err
 	}
 	blank, lost, torn := !bootstrapped(s), uint64(0), false
+	var m etcd.Membership
 	if !blank {
-		m, err := n.members(ctx, c)
+		m, err = n.members(ctx, c)
 		if waits, werr := n.waits(ctx, err); werr != nil || waits {
 			converge.Notef(ctx, "nobody tells who is a member; the one on this node stays what it is")
 			return nil, werr
@@ -76,7 +77,7 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 	}
 	// Where the cluster is comes first: a reset of a member that never started has nothing else to ask, and one that has
 	// not even that knows that nobody was asked to add it.
-	n.Config.JoinEndpoints = o.Endpoints
+	n.Config.JoinEndpoints = stillThere(o.Endpoints, n.Config.JoinEndpoints, m)
 	steps := []converge.Step{n.stored("membership/endpoints")}
 	if blank { // by what a reset left, the next one would know that there is nobody to ask
 		steps = append(steps, once("membership/leftovers", "nothing left of runs that were killed", snapshot.Cleared{Host: n.Host, DataDir: n.Config.DataDir}))
@@ -99,6 +100,18 @@ func (n *Node) membership(ctx context.Context, o JoinOptions) ([]converge.Step, 
 		steps = append(steps, once("membership/torn", "no data of a first start that was cut off", snapshot.SetAside{Host: n.Host, DataDir: n.Config.DataDir}))
 	}
 	return steps, nil
+}
+
+// stillThere are the endpoints, and those of an earlier join that are of a member still: the peer certificate covers the way
+// to them, and does so when it is issued anew.
+func stillThere(endpoints, before []string, m etcd.Membership) []string {
+	all := slices.Clone(endpoints)
+	for _, e := range before {
+		if !slices.Contains(all, e) && slices.ContainsFunc(m.Members, func(v etcd.Member) bool { return slices.Contains(v.ClientURLs, e) }) {
+			all = append(all, e)
+		}
+	}
+	return all
 }
 
 // torn tells whether the data on this node is of a first start that was cut off and cannot go on, and of which member it is. A

@@ -262,7 +262,11 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
-	peer := certs.Peer(named, n.Config.Name, own, n.sources(peers), constants.PeerMarker)
+	sources, err := n.sources(peers)
+	if err != nil {
+		return nil, err
+	}
+	peer := certs.Peer(named, n.Config.Name, own, sources, constants.PeerMarker)
 	server.Owner, peer.Owner = n.owner(), n.owner() // etcd reads these two
 	env, err := n.environment()
 	if err != nil {
@@ -279,22 +283,42 @@ func (n *Node) leaves(peers []string, missingOnly bool) ([]certs.Leaf, error) {
 	}, nil
 }
 
-// sources are the addresses from which this node connects to its peers. Between loopback addresses that is 127.0.0.1,
-// whatever address a member is bound to.
-func (n *Node) sources(peers []string) []netip.Addr {
+// sources are the addresses from which this node connects to its peers: to those that are given, and to those that it joined,
+// so that a pair which is issued later names no fewer. A name among the latter is left out: a renewal looks nothing up.
+// What the pair has named so far stays, where this node still has that address. Between loopback addresses the source is
+// 127.0.0.1, whatever address a member is bound to.
+func (n *Node) sources(peers []string) ([]netip.Addr, error) {
 	var list []netip.Addr
-	for _, target := range append([]string{n.listeners().Peer}, peers...) {
-		if target = hostPort(target); target == "" {
-			continue
-		}
-		if a, err := etcd.SourceAddress(target); err == nil && !slices.Contains(list, a) && a.IsLoopback() == n.address().IsLoopback() {
+	add := func(a netip.Addr) {
+		if !slices.Contains(list, a) && a.IsLoopback() == n.address().IsLoopback() {
 			list = append(list, a)
 		}
 	}
-	if n.address().IsLoopback() && n.address().Is4() {
-		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	joined := slices.DeleteFunc(slices.Clone(n.Config.JoinEndpoints), func(u string) bool {
+		_, err := netip.ParseAddrPort(hostPort(u))
+		return err != nil
+	})
+	for _, target := range slices.Concat([]string{n.listeners().Peer}, peers, joined) {
+		if target = hostPort(target); target == "" {
+			continue
+		}
+		if a, err := etcd.SourceAddress(target); err == nil {
+			add(a)
+		}
 	}
-	return list
+	named, err := certs.Addresses(n.Host, n.Config.CertsDir, certs.PeerName)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range named { // to an address of this node, connections come from that one
+		if from, err := etcd.SourceAddress(netip.AddrPortFrom(a, constants.PeerPort).String()); err == nil && from == a {
+			add(a)
+		}
+	}
+	if n.address().IsLoopback() && n.address().Is4() {
+		add(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	}
+	return list, nil
 }
 
 // cluster returns the cluster behind the endpoints. The connections are kept for the steps that follow.

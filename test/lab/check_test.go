@@ -44,6 +44,21 @@ func TestJoinIsRefusedForClockAndRoute(t *testing.T) {
 	if got := get(b, "color"); got != "blue" {
 		t.Errorf("b reads %q", got)
 	}
+
+	// So does the one that comes after it, when all but the CA was removed, and whoever issues it.
+	names := func() string {
+		return c.Run("openssl", "x509", "-in", "/etc/etcd/pki/peer.crt", "-noout", "-ext", "subjectAltName")
+	}
+	before := names()
+	for _, renew := range [][]string{{"join", "phase", "certificates", "any.invalid"}, {"init"}} {
+		c.Run("find", "/etc/etcd/pki", "-mindepth", "1", "-maxdepth", "1", "!", "-name", "ca.*", "-exec", "rm", "-r", "{}", "+")
+		s.etcdadm(c, renew...)
+		if got := names(); got != before || !strings.Contains(got, second) {
+			t.Errorf("etcdadm %s issues a peer certificate for\n%swhere the one before was for\n%s", strings.Join(renew, " "), got, before)
+		}
+	}
+	s.says(c, 0, nil, "init", "--dry-run", "--detailed-exitcode")
+	s.wants(a, b, c)
 }
 
 // A member at an address of the network serves programs of its host on loopback, too.
