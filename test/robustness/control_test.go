@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"etcdadm/test/process"
 )
@@ -88,40 +91,69 @@ func TestRestartOfTwoAtOnceIsFound(t *testing.T) {
 			return err
 		}
 		p.env = []string{"WRONG=two", fmt.Sprint("WRONG_PID=", process.Supervisor(p.Nodes[1].root()))}
-		if err := p.reconfigure(p.Nodes[2]); err != nil {
+		n := p.Nodes[2]
+		if err := p.configure(n); err != nil {
+			return err
+		}
+		file, _ := n.beside(settings)
+		// Without the risk etcdadm would wait for the other one.
+		if err := p.do(n, append(p.command(n), "--config", file, "--accept-risk", "lose-quorum")...); err != nil {
 			return err
 		}
 		p.env = nil
 		return p.do(p.Nodes[1], p.command(p.Nodes[1])...)
 	}}
 	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, Faults[0], 1)
-	caught(t, err, "no quorum")
+	caught(t, err, "members were away: no quorum")
 }
 
 func TestAddingBeforeRemovingIsFound(t *testing.T) {
 	t.Parallel()
 	s := wrong(t)
-	scenario := Scenario{"a dead member is replaced by a voter before it is removed", 3, func(p *Play) error {
+	scenario := Scenario{"a member is replaced by a voter that is added before the old one is removed", 4, func(p *Play) error {
 		if err := p.grow(3); err != nil {
 			return err
 		}
-		n := p.Nodes[2]
-		if err := n.lose(); err != nil {
-			return err
-		}
-		// Another address than that of the dead: as with a new machine.
-		peer := "https://" + strings.TrimSuffix(n.Address, "3") + "33:2380"
-		p.env = []string{"WRONG=add-first", "WRONG_DOOR=" + p.Nodes[0].door.Addr().String(), "WRONG_PEER=" + peer}
-		p.set(p.Nodes[:2:2])
-		if err := process.GiveCA(p.Nodes[0].root(), n.root()); err != nil {
+		first, old, n := p.Nodes[0], p.Nodes[2], p.Nodes[3]
+		// Nobody is at that address: as with a new machine that does not come up.
+		peer := "https://" + strings.TrimSuffix(n.Address, "4") + "44:2380"
+		p.env = []string{"WRONG=add-first", "WRONG_DOOR=" + first.door.Addr().String(), "WRONG_PEER=" + peer}
+		if err := p.giveCA(n); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(p.ctx, patience)
 		defer cancel()
-		return n.must(ctx, append(n.joinArgs(p.Nodes[:2]...), "--timeout", "20s")...)
+		// The mistake comes before everything else, so the first phase is enough.
+		if err := n.must(ctx, append([]string{"join", "phase", "preflight", first.url()}, n.settings()...)...); err != nil {
+			return err
+		}
+		if err := knows(ctx, first, peer); err != nil {
+			return err
+		}
+		p.set(p.Nodes[:2:2])
+		return old.down()
 	}}
 	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, Faults[0], 1)
-	caught(t, err, "no quorum", "exit status", "takes no write")
+	caught(t, err, "takes no write at the end")
+}
+
+// knows wants a member to know of a voter with that peer URL, whether there is a quorum or not.
+func knows(ctx context.Context, n *Node, peer string) error {
+	c, err := talk(n)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	list, err := c.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return err
+	}
+	for _, m := range list.Members {
+		if slices.Contains(m.PeerURLs, peer) && !m.IsLearner {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s knows no voter at %s: %v", n.Name, peer, list.Members)
 }
 
 // A loss of power takes what etcd was told not to sync: the lab has to lose it, and the judge to miss it.
