@@ -196,7 +196,7 @@ func (n *Node) describeCluster(ctx context.Context, s *Status) error {
 		return nil
 	}
 	for _, member := range m.Members {
-		ms := n.describeMember(ctx, c, member)
+		ms := describeMember(ctx, c, member, own)
 		s.Cluster.Members = append(s.Cluster.Members, ms)
 		if ms.Problem != "" {
 			s.attend("member %s does not answer: %s", member, ms.Problem)
@@ -211,19 +211,27 @@ func (n *Node) describeCluster(ctx context.Context, s *Status) error {
 	return nil
 }
 
-func (n *Node) describeMember(ctx context.Context, c *etcd.Cluster, m etcd.Member) MemberStatus {
+// describeMember asks a member at its client URLs. What the member on this node said is known: a host may know itself by a
+// name at another address than others do.
+func describeMember(ctx context.Context, c *etcd.Cluster, m etcd.Member, own etcd.Status) MemberStatus {
 	ms := MemberStatus{ID: m.HexID(), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.Learner}
 	if !m.Started() {
 		ms.Problem = "it has never started"
 	}
+	said := func(st etcd.Status) {
+		ms.Version, ms.DBSize, ms.DBInUse, ms.Revision, ms.Problem = st.Version, st.DBSize, st.DBInUse, st.Revision, ""
+	}
+	if m.ID == own.MemberID {
+		said(own)
+		return ms
+	}
 	for _, u := range m.ClientURLs {
 		st, err := c.Status(ctx, u)
-		if err != nil {
-			ms.Problem = err.Error()
-			continue
+		if err == nil {
+			said(st)
+			break
 		}
-		ms.Version, ms.DBSize, ms.DBInUse, ms.Revision, ms.Problem = st.Version, st.DBSize, st.DBInUse, st.Revision, ""
-		break
+		ms.Problem = err.Error()
 	}
 	return ms
 }
