@@ -94,25 +94,55 @@ func (n *Node) ended() func(context.Context) error {
 
 // mayBeAway is the turn of this member to be away, so that of the members that are configured anew at the same moment one
 // restarts after the other. A member that serves nobody needs none, nor one of a cluster that stands still already.
+//
+// One that cannot be asked may be a part of a quorum all the same, which its metrics tell: it is left alone then. Where it
+// refuses our certificates, it might be a part of none any more after a restart with them.
 func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
 	if n.AcceptLoseQuorum {
 		return nil
 	}
-	own := n.Config.ClientURL()
-	c, err := n.cluster(own)
-	if err != nil {
-		return n.mayNotAsk(ctx, err)
+	const short, standStill = "the others can do without this member", "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum
+	turn, err := n.ownTurn(ctx)
+	if err != nil && etcd.HasQuorum(ctx, n.listeners().Metrics) {
+		e := errs.New(errs.StatusOf(err), "etcd has to be restarted, and cannot be asked whether the others can do without it: %w", err)
+		switch {
+		case etcd.OfCertificates(err):
+			e.Status = errs.Precondition
+			e = e.Hint("see that this node has the CA of its cluster: sha256sum %s/ca.crt, here and on another member", n.Host.Path(n.Config.CertsDir))
+		case e.Status == errs.Failed:
+			e.Status = errs.Timeout
+			e = e.Hint("run the same command again")
+		}
+		e = e.Hint(standStill)
+		return []converge.Step{once("start/turn", short, converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, e }))}
 	}
-	s, err := c.Status(ctx, own)
-	if etcd.OfCertificates(err) {
-		return n.mayNotAsk(ctx, err)
+	if err != nil || turn == nil {
+		return nil
+	}
+	n.turn = turn
+	return []converge.Step{{Name: "start/turn", Short: short, Want: turn, Within: constants.TurnTimeout, Hint: standStill}}
+}
+
+// ownTurn is the turn of the member on this node; nil where it needs none. It is asked where it listens, on loopback or else
+// at its address: a host may know its own name at another one, and the address may be new.
+func (n *Node) ownTurn(ctx context.Context) (*etcd.Turn, error) {
+	own := n.listeners().Clients
+	c, err := n.cluster(own...)
+	if err != nil {
+		return nil, err
+	}
+	var s etcd.Status
+	for _, u := range slices.Backward(own) {
+		if s, err = c.Status(ctx, u); err == nil {
+			break
+		}
 	}
 	if err != nil || s.Learner {
-		return nil
+		return nil, err
 	}
 	m, err := c.Members(ctx)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var others []string
 	for _, v := range m.Voters() {
@@ -121,32 +151,10 @@ func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
 		}
 	}
 	if len(others) == 0 {
-		return nil
+		return nil, nil
 	}
-	all, err := n.cluster(append(others, own)...)
-	if err != nil {
-		return nil
-	}
-	n.turn = &etcd.Turn{Cluster: all, PeerURL: n.Config.PeerURL()}
-	return []converge.Step{{Name: "start/turn", Short: turnShort, Want: n.turn, Within: constants.TurnTimeout, Hint: standStill}}
-}
-
-const (
-	turnShort  = "the others can do without this member"
-	standStill = "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum
-)
-
-// mayNotAsk is the turn of a member that does not know our certificates, or for which we have none. If it has a quorum it is
-// a part of one, and after a restart with these certificates it might be none any more.
-func (n *Node) mayNotAsk(ctx context.Context, why error) []converge.Step {
-	if !etcd.HasQuorum(ctx, n.listeners().Metrics) {
-		return nil
-	}
-	return []converge.Step{once("start/turn", turnShort, converge.CheckFunc(func(context.Context) (converge.Diff, error) {
-		return nil, errs.New(errs.Precondition, "etcd has to be restarted, and cannot be asked whether the others can do without it: %w", why).
-			Hint("see that this node has the CA of its cluster: sha256sum %s/ca.crt, here and on another member", n.Host.Path(n.Config.CertsDir)).
-			Hint(standStill)
-	}))}
+	all, err := n.cluster(append(others, own...)...)
+	return &etcd.Turn{Cluster: all, PeerURL: n.Config.PeerURL()}, err
 }
 
 // hasQuorum is a majority of the voters agreeing on who is a member.

@@ -2,6 +2,10 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -425,5 +429,45 @@ func TestInitKeepsAMemberOpenToPeersWithoutTheMarker(t *testing.T) {
 		if asks := env["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] != ""; asks == joined {
 			t.Errorf("joined without the marker: %t; asks for it: %t", joined, asks)
 		}
+	}
+}
+
+// A member that gives no answer may be a part of the quorum: that it serves nobody is for its metrics to say.
+func TestAMemberThatDoesNotAnswerIsNotTakenForOneThatServesNobody(t *testing.T) {
+	n := node(t)
+	n.Config.BindAddress = fmt.Sprintf("127.88.%d.%d", os.Getpid()/250%250, os.Getpid()%250+2) // of this run of the tests alone
+	phases, err := converge.Only(Init(n, InitOptions{}), PhaseCertificates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := converge.Run(t.Context(), phases, converge.Options{}); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if steps := n.mayBeAway(t.Context()); len(steps) != 0 {
+		t.Errorf("etcd does not run, and waits for %+v", steps)
+	}
+	listener, err := net.Listen("tcp", hostPort(n.listeners().Metrics))
+	if err != nil {
+		t.Fatal(err)
+	}
+	health := http.StatusOK
+	metrics := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(health) }))
+	metrics.Listener = listener
+	metrics.Start()
+	defer metrics.Close()
+	steps := n.mayBeAway(t.Context())
+	if len(steps) != 1 {
+		t.Fatalf("a member of a quorum may be away: %+v", steps)
+	}
+	if _, err := steps[0].Want.Check(t.Context()); errs.StatusOf(err) != errs.Timeout || !strings.Contains(err.Error(), "connection refused") || len(errs.HintsOf(err)) != 2 {
+		t.Errorf("status %d: %v (hints %q)", errs.StatusOf(err), err, errs.HintsOf(err))
+	}
+	n.AcceptLoseQuorum = true
+	if steps := n.mayBeAway(t.Context()); len(steps) != 0 {
+		t.Errorf("the risk was accepted: %+v", steps)
+	}
+	n.AcceptLoseQuorum, health = false, http.StatusServiceUnavailable
+	if steps := n.mayBeAway(t.Context()); len(steps) != 0 {
+		t.Errorf("a member without a quorum waits for %+v", steps)
 	}
 }

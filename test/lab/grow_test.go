@@ -91,6 +91,17 @@ func TestNamesInsteadOfAddresses(t *testing.T) {
 		}
 	}
 
+	for _, h := range s.Hosts { // Run fails the test unless the exit status is 0
+		h.Run("etcdadm", "status")
+	}
+	turn := false
+	if err := s.try(a, func(line string) { turn = turn || strings.Contains(line, "the others can do without this member") }, "init", "--quota-backend-bytes", "1073741824"); err != nil {
+		t.Fatal(err)
+	}
+	if !turn {
+		t.Errorf("%s was restarted without its turn to be away", a.Name)
+	}
+
 	b.Run("ip", "-4", "address", "flush", "dev", "eth0")
 	b.IPv4 = "10.77.0.99"
 	b.Run("ip", "address", "add", b.IPv4+"/24", "dev", "eth0")
