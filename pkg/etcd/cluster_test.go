@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -360,5 +361,35 @@ func TestClientLogsGoToOurLogger(t *testing.T) {
 	c.log.Named("x").With().Error("broken")
 	if got := out.String(); !strings.Contains(got, "level=DEBUG") || !strings.Contains(got, "msg=broken") {
 		t.Errorf("log: %q", got)
+	}
+}
+
+// Only who says that it has no quorum has none, or who is not there.
+func TestHasQuorum(t *testing.T) {
+	answers := func(status int) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/health" || !slices.Equal(r.URL.Query()["exclude"], []string{"NOSPACE", "CORRUPT"}) {
+				status = http.StatusNotFound
+			}
+			w.WriteHeader(status)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	limited, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		url  string
+		want bool
+	}{
+		"it has":      {context.Background(), answers(http.StatusOK), true},
+		"it has none": {context.Background(), answers(http.StatusServiceUnavailable), false},
+		"nobody":      {context.Background(), refused(), false},
+		"no answer":   {limited, mute(t), true},
+	} {
+		if got := HasQuorum(c.ctx, c.url); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

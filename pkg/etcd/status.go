@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -155,13 +156,20 @@ func (c *Cluster) LinearizableRead(ctx context.Context, endpoint string) error {
 	return c.rpcProblem(ctx, endpoint, err)
 }
 
-// HasQuorum asks a member by its metrics URL, for which no certificate is needed, whether it takes part in a quorum. Alarms
-// do not matter for that.
+// HasQuorum asks a member by its metrics URL, for which no certificate is needed, whether it takes part in a quorum; alarms
+// do not matter for that. One that takes its time to say so may.
 func HasQuorum(ctx context.Context, metricsURL string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+"/health?exclude=NOSPACE&exclude=CORRUPT", nil)
+	if err != nil {
+		return false
+	}
 	client := httpClient(nil)
 	defer client.CloseIdleConnections()
-	_, _, err := get(ctx, client, metricsURL+"/health?exclude=NOSPACE&exclude=CORRUPT") // 503 without a leader, or without an answer of the quorum
-	return err == nil
+	resp, err := client.Do(req)
+	if err != nil {
+		return !errors.As(err, new(syscall.Errno)) // nobody is there
+	}
+	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK // else without a leader, or unheard
 }
 
 // Health asks every member whether it is up: by its client URLs, where it must answer under its own id, else by its peer
