@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -69,22 +70,44 @@ func Etcd(root string) int {
 	return 0
 }
 
-// Owns tells whether a process works on the node at root: a file that names one may be old.
-func Owns(root string, pid int) bool {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && pid != 0 && strings.Contains(string(args), root)
+// Down kills the supervisor of the node at root, with which etcd dies, and waits until nothing works on the node any more: an
+// etcdadm that was killed may have begun to start a supervisor that is none yet.
+func Down(root string) error {
+	h := host.New("/", host.ReadOnly())
+	known := map[int]bool{} // a process that ends has no command line any more
+	quiet := 0
+	var failed error
+	err := Until("what works on "+root+" to end", func() bool {
+		quiet++ // two looks, as whoever makes a process may be looked at too early, and the process too late
+		all, err := h.Processes()
+		for _, p := range all {
+			args, _ := h.Args(p.PID)
+			known[p.PID] = known[p.PID] || known[p.PPID] || slices.Contains(args, root)
+			if known[p.PID] || becoming(h, p.PID, args) {
+				quiet = 0
+			}
+			if known[p.PID] && slices.Contains(args, "supervise") {
+				if kerr := syscall.Kill(p.PID, syscall.SIGKILL); !errors.Is(kerr, syscall.ESRCH) {
+					err = errors.Join(err, kerr)
+				}
+			}
+		}
+		failed = err
+		return err != nil || quiet == 2
+	})
+	return errors.Join(failed, err)
 }
 
-// Down kills the supervisor of the node at root, with which etcd dies, and waits until both are gone.
-func Down(root string) error {
-	supervisor, etcd := Supervisor(root), Etcd(root)
-	if supervisor == 0 {
-		return nil
+// becoming tells whether a process becomes another program: it has no arguments while it does.
+func becoming(h *host.Host, pid int, args []string) bool {
+	if strings.Join(args, "") != "" {
+		return false
 	}
-	if err := syscall.Kill(supervisor, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
+	if _, _, err := h.Program(pid); err != nil { // it ends, or is of the kernel
+		return false
 	}
-	return Until("etcd to end", func() bool { return Supervisor(root) != supervisor && !Owns(root, etcd) })
+	began, err := h.Started(pid)
+	return err == nil && time.Since(began) < time.Minute
 }
 
 // GiveCA brings the CA of one node to another, as an operator does.

@@ -1,0 +1,49 @@
+package process
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test binary is the supervisor too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "supervise" {
+		time.Sleep(time.Minute)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// What etcdadm was about to start when it was killed is no supervisor yet.
+func TestDownAwaitsASupervisorThatIsAboutToBe(t *testing.T) {
+	root := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("sh", "-c", `sleep 0.3; exec "$0" supervise --root "$1"`, self, root)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { _ = c.Wait(); close(ended) }()
+	if err := Down(root); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the supervisor was left running")
+		_ = c.Process.Kill()
+		<-ended
+	}
+	if s, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+		t.Errorf("it ended by itself: %v", c.ProcessState)
+	}
+	if err := Down(root); err != nil || Supervisor(root) != 0 {
+		t.Errorf("where nothing runs: %v", err)
+	}
+}
