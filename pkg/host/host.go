@@ -175,12 +175,14 @@ func (h *Host) MountPoint(path string) (bool, error) {
 		return false, err
 	}
 	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 4 && mountPath.Replace(f[4]) == real {
+		if f := strings.Fields(line); len(f) > 4 && MountPath(f[4]) == real {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// mountPath undoes how proc_pid_mountinfo(5) writes what would break its lines.
+// MountPath undoes how proc_pid_mountinfo(5), and fstab(5), write what would break their lines.
+func MountPath(field string) string { return mountPath.Replace(field) }
+
 var mountPath = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -21,7 +21,7 @@ import (
 
 // CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
 var CheckNames = []string{
-	"Address", "AdvertiseName", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMoved", "DatabaseSpace",
+	"Address", "AdvertiseName", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMounted", "DataMoved", "DatabaseSpace",
 	"DiskLatency", "Firewall", "ForeignUnit", "FreeSpace", "MemberName", "Name", "OneAddress", "OpenFiles", "OtherMembers", "Ports", "Proxy",
 	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "StaticPods", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
 }
@@ -48,6 +48,7 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "Version", "version of etcd", gate),
 		check(phase, "VersionChange", "change of the version", converge.CheckFunc(n.versionChange)),
 		check(phase, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)),
+		n.dataMounted(phase),
 		check(phase, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
 		check(phase, "Ports", "ports", converge.CheckFunc(n.portsFree)),
 		check(phase, "DataFileSystem", "file system of the data", preflight.DataFileSystem{Host: n.Host, Path: n.Config.DataDir}),
@@ -174,6 +175,7 @@ func (n *Node) otherMembers(file string, skipHash bool, bump uint64) converge.St
 func (n *Node) resetChecks(context.Context) ([]converge.Step, error) {
 	return []converge.Step{
 		check(PhasePreflight, "Root", "user", preflight.Root{Host: n.Host}),
+		n.dataMounted(PhasePreflight),
 		check(PhasePreflight, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
 	}, nil
 }
@@ -337,6 +339,11 @@ func (n *Node) dataOfOthers() []converge.Step {
 		}
 		return n.dataDirectory(ours).Check(ctx)
 	}))}
+}
+
+// dataMounted comes before whatever takes what is in the data directory for the data of this node.
+func (n *Node) dataMounted(phase string) converge.Step {
+	return check(phase, "DataMounted", "file systems of the data", preflight.DataMounted{Host: n.Host, Path: n.Config.DataDir, Table: "/etc/fstab"})
 }
 
 // dataMoved refuses another data directory while the member's data is in the one that is stored: the member would be

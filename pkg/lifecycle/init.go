@@ -47,7 +47,8 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 	}
 	if o.Snapshot != "" {
 		phases = append(phases, converge.Phase{Name: PhaseSnapshot, Short: "data directory from the snapshot", Steps: func(ctx context.Context) ([]converge.Step, error) {
-			return n.restored(ctx, o.Snapshot, o.SkipHashCheck, o.BumpRevision)
+			steps, err := n.restored(ctx, o.Snapshot, o.SkipHashCheck, o.BumpRevision)
+			return append([]converge.Step{n.dataMounted(PhaseSnapshot)}, steps...), err
 		}})
 	}
 	return append(phases,

@@ -259,6 +259,35 @@ func TestNoSecondCABesideACluster(t *testing.T) {
 	}
 }
 
+// A disk that is late, or that somebody has unmounted, hides the data that this node has.
+func TestNothingIsDecidedOnAMountPointWithoutItsDisk(t *testing.T) {
+	n := node(t)
+	if err := n.Host.WriteFile("/etc/fstab", []byte("/dev/sdb1 /var/lib ext4 defaults 0 2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.Host = host.New(n.Host.Root(), host.ReadOnly())
+	join := JoinOptions{Endpoints: []string{"https://127.88.0.2:2379"}}
+	for name, c := range map[string]struct {
+		phases []converge.Phase
+		phase  string
+	}{
+		"init":            {Init(n, InitOptions{}), PhasePreflight},
+		"join":            {Join(n, join), PhasePreflight},
+		"join membership": {Join(n, join), PhaseMembership},
+		"restore":         {Restore(n, RestoreOptions{File: "/no/such/file"}), PhasePreflight},
+		"reset":           {Reset(n, ResetOptions{}), PhasePreflight},
+	} {
+		phases, err := converge.Only(c.phases, c.phase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := converge.Run(t.Context(), phases, converge.Options{DryRun: true})
+		if r.Err == nil || !strings.Contains(r.Err.Error(), "/etc/fstab has one for /var/lib") || errs.StatusOf(r.Err) != errs.Precondition || r.Changed {
+			t.Errorf("%s: %v", name, r.Err)
+		}
+	}
+}
+
 func TestInitialClusterListsEveryMemberUnderANameOfItsOwn(t *testing.T) {
 	n := node(t)
 	m := etcd.Membership{Members: []etcd.Member{
