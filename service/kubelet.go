@@ -62,7 +62,9 @@ func (k *kubelet) Disabled() converge.Resource { return atBoot{} }
 
 // Running is a manifest with the digest, and no etcd of this node running with another one. Where none runs, it is not
 // waited for: the kubelet may read the manifest from elsewhere, and later.
-func (k *kubelet) Running(digest string) converge.Resource { return podRunning{k, digest} }
+func (k *kubelet) Running(digest string) converge.Resource {
+	return &podRunning{kubelet: k, digest: digest}
+}
 
 // Stopped is no manifest, and no etcd of this node running.
 func (k *kubelet) Stopped() converge.Resource { return podStopped{k} }

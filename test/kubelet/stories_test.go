@@ -99,8 +99,19 @@ func TestAPodWhoseProcessIsHiddenIsToldByItsPorts(t *testing.T) {
 	if !strings.Contains(r.Stdout, `"running":true`) || strings.Contains(r.Stdout, `"pid"`) || r.Status != 0 {
 		t.Errorf("status: %s", r)
 	}
-	// Etcd tells when it was started in whole seconds.
+	// A clock that was set back after the manifest was written is not waited for.
 	before := m.PID()
+	ahead := time.Now().Add(time.Hour)
+	if err := os.Chtimes(filepath.Join(m.Manifests, "etcd.manifest"), ahead, ahead); err != nil {
+		t.Fatal(err)
+	}
+	if r := m.must(m.hidden("init", "--timeout", "30s")); r.Changed || !strings.Contains(r.Stderr, "unless the clock was set back") {
+		t.Errorf("with a manifest of the future: %s", r)
+	}
+	if now := m.PID(); now != before {
+		t.Errorf("the pod was process %d and is %d", before, now)
+	}
+	// Etcd tells when it was started in whole seconds.
 	m.await("the clock", func() bool { return exec.Command("sleep", "3").Run() == nil })
 	if r := m.must(m.hidden("init", "--quota-backend-bytes", "1073741824")); r.Step("start/running") != "changed" {
 		t.Errorf("the quota did not get to the pod: %q", r.Changes())
