@@ -265,12 +265,16 @@ func (s *systemd) Logs(n int) ([]string, error) {
 }
 
 // changedSince tells whether a drop-in was changed, added or removed since a moment: those are the operator's, and no
-// digest knows them. What claims to be of the future says nothing.
+// digest knows them. What claims to be of the future says nothing, nor does a directory of drop-ins for other units too. That
+// the whole directory is gone is not seen.
 func (s *systemd) changedSince(started time.Time, u shown) bool {
 	const grain = 100 * time.Millisecond // of the kernel's time of a start
 	paths := []string{constants.UnitFile + ".d"}
 	for p := range strings.FieldsSeq(u["DropInPaths"]) {
-		paths = append(paths, p, path.Dir(p))
+		paths = append(paths, p)
+		if dir := path.Dir(p); path.Base(dir) == constants.Unit+".d" {
+			paths = append(paths, dir)
+		}
 	}
 	for _, p := range paths {
 		info, err := s.host.Stat(p)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -218,6 +219,21 @@ func TestChangedDropInsAreAReasonToRestart(t *testing.T) {
 		}
 		if got := gapOf(t, m.Running("one")); (got != "") != c.due {
 			t.Errorf("changed %s: gap %q", name, got)
+		}
+	}
+
+	// Of the directories, those of this unit count: others hold drop-ins of other units too.
+	if err := os.Chtimes(dir, time.Time{}, started.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	for at, due := range map[string]bool{"/run/systemd/system/etcd.service.d": true, "/usr/lib/systemd/system/service.d": false} {
+		dropIn := filepath.Join(m.root, at, "10-x.conf")
+		write(t, m.host, path.Join(at, "10-x.conf"), "[Service]\n")
+		if err := errors.Join(os.Chtimes(dropIn, time.Time{}, started.Add(-time.Hour)), os.WriteFile(filepath.Join(m.state, "dropins"), []byte(path.Join(at, "10-x.conf")), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if got := gapOf(t, m.Running("one")); (got != "") != due {
+			t.Errorf("%s has changed: gap %q", at, got)
 		}
 	}
 }
