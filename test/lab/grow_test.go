@@ -177,6 +177,11 @@ func TestDataDirectoryIsAMountOrALink(t *testing.T) {
 			t.Errorf("after reset %s of %s holds %q", data, h.Name, left)
 		}
 	}
+	// A disk that is late is waited for by whoever runs etcdadm; one that is there is seen.
+	mounted.Write("/etc/fstab", 0o644, "LABEL=late /srv/late ext4 noauto 0 0\nLABEL=etcd "+dir+" ext4 noauto 0 0\n")
+	s.says(mounted, 3, []string{"/etc/fstab has one for /srv/late", "mount /srv/late"}, "init", "--data-dir", "/srv/late/etcd")
+	s.etcdadm(mounted, "init", "--dry-run")
+	mounted.Run("rm", "/etc/fstab")
 	final := strings.TrimSpace(mounted.Run("sh", "-c", "ls /var/backups/etcd/final-*.db"))
 	s.etcdadm(mounted, "init", "--snapshot", final)
 	rejoin(linked, mounted)
