@@ -31,6 +31,7 @@ const nowhere = "http://127.0.0.1:1"
 
 func TestMain(m *testing.M) {
 	process.Etcdadm(nil)
+	process.Contain(nil)
 	// The tests wait for elections most of the time: more of them than processors go on side by side.
 	if f := flag.Lookup("test.parallel"); f != nil {
 		_ = f.Value.Set("5")

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 	syscalls.Main()
 	syscall.Umask(0o077) // what etcdadm makes has its mode all the same
 	process.Etcdadm(func() []host.Option { return []host.Option{host.Observe(watch())} })
+	process.Contain(nil)
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })

@@ -35,14 +35,13 @@ import (
 // current is the version of etcd here.
 const current = "3.6.16"
 
-// apart is in the environment of the process that has the mounts of these tests for itself.
-const apart = "FAULTS_APART"
-
 func TestMain(m *testing.M) {
 	syscalls.Main()
-	if os.Getuid() == 0 && os.Getenv(apart) == "" {
-		os.Exit(again())
+	attr := &syscall.SysProcAttr{}
+	if os.Getuid() == 0 { // nobody else sees the disks that are mounted for these tests, and none outlives them
+		attr.Cloneflags = syscall.CLONE_NEWNS
 	}
+	process.Contain(attr)
 	if os.Getuid() == 0 {
 		// What others unmount is unmounted here too: nobody keeps a disk of theirs busy.
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
@@ -59,21 +58,6 @@ func TestMain(m *testing.M) {
 		_ = os.RemoveAll(build.dir)
 	}
 	os.Exit(status)
-}
-
-// again runs these tests in a namespace of mounts of their own: nobody else sees the disks that are mounted for them, and
-// none outlives them.
-func again() int {
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Args[0] = os.Args[0]
-	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.Env = append(os.Environ(), apart+"=1")
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
-	if err := c.Run(); c.ProcessState == nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return max(c.ProcessState.ExitCode(), -c.ProcessState.ExitCode())
 }
 
 // full asks for everything.

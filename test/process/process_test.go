@@ -8,12 +8,14 @@ import (
 	"time"
 )
 
-// The test binary is the supervisor too.
+// The test binary is etcdadm, and a supervisor that does nothing, too.
 func TestMain(m *testing.M) {
+	Etcdadm(nil)
 	if len(os.Args) > 1 && os.Args[1] == "supervise" {
 		time.Sleep(time.Minute)
 		os.Exit(0)
 	}
+	Contain(nil)
 	os.Exit(m.Run())
 }
 

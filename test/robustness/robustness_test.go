@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"etcdadm/test/lab"
+	"etcdadm/test/process"
 	"etcdadm/test/release"
 )
 
@@ -18,6 +19,7 @@ import (
 var setup Setup
 
 func TestMain(m *testing.M) {
+	process.Contain(nil)
 	dir, err := os.MkdirTemp("", "etcdadm-robustness-")
 	if err == nil {
 		setup.Rate = 100
