@@ -67,6 +67,6 @@ func TestMemberServesOnLoopback(t *testing.T) {
 	h := s.Hosts[0]
 	s.etcdadm(h, "init")
 	for _, endpoint := range []string{"https://127.0.0.1:2379", client(h)} {
-		h.Run("sh", "-c", ". /etc/etcd/etcdctl.env && ETCDCTL_ENDPOINTS="+endpoint+" /opt/bin/etcdctl endpoint health")
+		h.Run("sh", "-c", ". /etc/etcd/etcdctl.env && ETCDCTL_ENDPOINTS="+endpoint+" /opt/bin/etcdctl endpoint health "+patient)
 	}
 }

@@ -147,7 +147,7 @@ func TestDryRunOfAnOrdinaryUserActsOnNothing(t *testing.T) {
 	}
 	s.tried("half joined", d, client(a), half)
 
-	a.Run("sh", "-ec", `id=$(/opt/bin/etcdctl.sh member list | sed -n 's/, started, n3, .*//p'); /opt/bin/etcdctl.sh --command-timeout=30s member remove "$id"`)
+	a.Run("sh", "-ec", `id=$($0 $1 member list | sed -n 's/, started, n3, .*//p'); $0 $1 member remove "$id"`, etcdctl, patient)
 	if err := until("the etcd of the removed member to end", func() bool { return s.ask(c, "systemctl", "is-active", "etcd").status != 0 }); err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func TestMigrateFromKubespray(t *testing.T) {
 			// The certificates that the API servers have are as good as they were.
 			for _, h := range members {
 				h.Run("etcdctl", "--endpoints="+client(members[0]), "--cacert=/etc/ssl/etcd/ssl/ca.pem", "--cert=/etc/ssl/etcd/ssl/admin-"+h.Name+".pem",
-					"--key=/etc/ssl/etcd/ssl/admin-"+h.Name+"-key.pem", "endpoint", "health")
+					"--key=/etc/ssl/etcd/ssl/admin-"+h.Name+"-key.pem", "endpoint", "health", patient)
 			}
 		})
 	}

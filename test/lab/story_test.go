@@ -226,9 +226,12 @@ func (s *story) serves(hosts ...*Host) {
 // etcdctl is the wrapper that etcdadm installs.
 const etcdctl = "/opt/bin/etcdctl.sh"
 
-// ctl asks the member on a host. On a busy machine, or while its cluster elects, it takes longer than the 5 s of etcdctl.
+// patient lets etcdctl wait for longer than its 5 s: the machine may be busy, or the cluster electing.
+const patient = "--command-timeout=30s"
+
+// ctl asks the member on a host.
 func ctl(h *Host, args ...string) string {
-	return h.Run(append([]string{etcdctl, "--command-timeout=30s"}, args...)...)
+	return h.Run(append([]string{etcdctl, patient}, args...)...)
 }
 
 func put(h *Host, key, value string) { ctl(h, "put", key, value) }

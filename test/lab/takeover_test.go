@@ -89,7 +89,7 @@ func (w *witness) ends(always bool) {
 	w.at.Run("touch", "/root/enough")
 	<-w.done
 	seen := strings.Split(strings.TrimSpace(w.at.Run("cat", "/root/seen")), "\n")
-	stored := "\n" + w.at.Run("sh", "-c", asking(w.s, w.members...)+" get --prefix key- --keys-only")
+	stored := "\n" + w.at.Run("sh", "-c", asking(w.s, w.members...)+" get --prefix key- --keys-only "+patient)
 	before, served := "", 0
 	for _, line := range seen {
 		result, number, _ := strings.Cut(line, " ")

@@ -226,7 +226,7 @@ func TestClusterMadeByHand(t *testing.T) {
 	s := begin(t, 3, current)
 	a, b, c := s.Hosts[0], s.Hosts[1], s.Hosts[2]
 	s.handmade(a, b)
-	a.Run(handmadeCtl(a, "put", "color", "blue")...)
+	a.Run(handmadeCtl(a, "put", "color", "blue", patient)...)
 
 	pid := strings.TrimSpace(a.Run("systemctl", "show", "--value", "--property=MainPID", "handmade"))
 	before := s.look(a)
@@ -243,7 +243,7 @@ func TestClusterMadeByHand(t *testing.T) {
 	c.Reboot()
 	put(c, "color", "green")
 	a.Run("systemctl", "stop", "handmade")
-	if got := strings.TrimSpace(b.Run(handmadeCtl(b, "get", "--print-value-only", "color")...)); got != "green" {
+	if got := strings.TrimSpace(b.Run(handmadeCtl(b, "get", "--print-value-only", "color", patient)...)); got != "green" {
 		t.Errorf("a member made by hand reads %q", got)
 	}
 	put(c, "color", "red")
