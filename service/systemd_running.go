@@ -176,9 +176,9 @@ func (r *unitRunning) Apply(ctx context.Context) error {
 	return nil
 }
 
-// started waits until an etcd runs that is not the one before, and that nobody is stopping, within the limit of ctx: systemd stops that one first, and
-// may have to start others, such as a network that is slow to come up. One that keeps ending is given up: systemd counts its
-// starts anew when it has begun with what it was asked for, and tells of those before until then.
+// started waits until an etcd runs that is not the one before, and that nobody is stopping, within the limit of ctx: systemd
+// stops that one first, and may have to start others, such as a network that is slow to come up. One that keeps ending is
+// given up: systemd counts its starts anew when it has begun with what it was asked for, and tells of those before until then.
 func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 	last, awaited := shown{}, ""
 	late := func(err error) error {

@@ -28,8 +28,8 @@ type Admission struct {
 	queued time.Time // when it last said that it waits; zero: it has not
 }
 
-// Take waits for the admission until its context ends, which is an error with status 5. A cluster without a quorum or with a full database grants none:
-// there nobody can be added either, and who was added before goes without.
+// Take waits for the admission until its context ends, which is an error with status 5. A cluster without a quorum or with a
+// full database grants none: there nobody can be added either, and who was added before goes without.
 func (d *Admission) Take(ctx context.Context, c *Cluster) error {
 	err := until(ctx, func(ctx context.Context) error {
 		switch _, err := c.list(ctx, true, anybody); {
