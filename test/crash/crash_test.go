@@ -389,8 +389,8 @@ func (n *node) files() map[string]string {
 		switch {
 		case strings.HasPrefix(in, "run/"), strings.HasPrefix(in, "var/log/"):
 			return nil // what runs is judged by asking it
-		case d.IsDir() && filepath.Base(path) == "member":
-			list[name] = "data"
+		case d.IsDir() && (d.Name() == "member" || strings.HasPrefix(d.Name(), "member.")): // or set aside
+			list[name] = "data" // how far a killed etcd had come in its files is chance
 			return fs.SkipDir
 		}
 		info, err := d.Info()
