@@ -52,7 +52,7 @@ func TestWipedDataIsFound(t *testing.T) {
 		return p.do(p.Nodes[0], p.Nodes[0].initArgs()...)
 	}}
 	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, Faults[0], 1)
-	caught(t, err, "linearization", "did not see the last write", "no quorum")
+	caught(t, err, "linearization", "did not see the last write")
 	scenario.Play = func(p *Play) error { return p.pause() }
 	if _, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, Faults[0], 1); err != nil {
 		t.Errorf("without the mistake: %v", err)
@@ -178,5 +178,5 @@ func TestUnsyncedDataIsFound(t *testing.T) {
 	fault := Faults[0]
 	fault.disturbs = true // the test takes the power itself
 	_, err := s.Run(t.Context(), t.TempDir(), "3.7.3", scenario, fault, 1)
-	caught(t, err, "linearization", "did not see the last write", "exit status")
+	caught(t, err, "linearization", "did not see the last write", "exit status") // the last: a log that was torn, on which etcd does not start
 }
