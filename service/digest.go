@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -46,14 +47,17 @@ func (d Definition) Digest() string {
 // startedWith returns the environment that a process of etcd was started with. A new process shows that of whoever made it
 // until it becomes etcd, and none at all for an instant in between (proc(5) has no bounds for it yet): one without a digest
 // is looked at again until it is no longer new. An error is a process that has ended, or that is not ours to look into.
-func startedWith(h *host.Host, pid int) (map[string]string, error) {
-	for deadline := time.Now().Add(begins); ; time.Sleep(lookAgain) {
+func startedWith(ctx context.Context, h *host.Host, pid int) (map[string]string, error) {
+	for deadline := time.Now().Add(begins); ; {
 		env, err := h.Environ(pid)
 		if err != nil || env[constants.DigestVariable] != "" || time.Now().After(deadline) {
 			return env, err
 		}
 		if since, err := h.Started(pid); err != nil || time.Since(since) > begins {
 			return env, err
+		}
+		if err := pause(ctx, lookAgain); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package service
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"testing"
@@ -27,7 +29,7 @@ func TestANewProcessIsGivenTimeToBecomeEtcd(t *testing.T) {
 		return c.Process.Pid
 	}
 	digest := func(pid int) string {
-		env, err := startedWith(h, pid)
+		env, err := startedWith(t.Context(), h, pid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,8 +53,13 @@ func TestANewProcessIsGivenTimeToBecomeEtcd(t *testing.T) {
 	if took := time.Since(began); took >= looks*begins {
 		t.Errorf("%d looks at a process that is not new took %s", looks, took)
 	}
-	if env, err := startedWith(h, 1<<22+1); err == nil {
+	if env, err := startedWith(t.Context(), h, 1<<22+1); err == nil {
 		t.Errorf("environment %q of no process", env)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if env, err := startedWith(ctx, h, begin("exec sleep 60")); !errors.Is(err, context.Canceled) {
+		t.Errorf("an interrupt ends no wait: %q, %v", env, err)
 	}
 }
 

@@ -139,7 +139,7 @@ type seen struct {
 
 // look finds etcd by its environment. A process that is hidden still has its peer port, which no other process that is
 // seen has.
-func (k *kubelet) look() (seen, error) {
+func (k *kubelet) look(ctx context.Context) (seen, error) {
 	all, err := k.host.Processes()
 	if err != nil {
 		return seen{}, err
@@ -148,7 +148,10 @@ func (k *kubelet) look() (seen, error) {
 		if p.Name != "etcd" {
 			continue
 		}
-		env, err := startedWith(k.host, p.PID)
+		env, err := startedWith(ctx, k.host, p.PID)
+		if err != nil && ctx.Err() != nil {
+			return seen{}, ctx.Err()
+		}
 		if err != nil || env[dataDirVariable] != k.pod.DataDir || env["ETCD_LISTEN_PEER_URLS"] != k.pod.Listeners.Peer {
 			continue
 		}
@@ -203,8 +206,8 @@ func (k *kubelet) startedByMetrics() time.Time {
 }
 
 // State tells what runs now. The number of restarts is that of the pod.
-func (k *kubelet) State(context.Context) (State, error) {
-	v, err := k.look()
+func (k *kubelet) State(ctx context.Context) (State, error) {
+	v, err := k.look(ctx)
 	if err != nil {
 		return State{}, err
 	}

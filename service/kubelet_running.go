@@ -35,7 +35,7 @@ func (r *podRunning) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil || len(d) > 0 {
 		return d, err
 	}
-	v, err := r.look()
+	v, err := r.look(ctx)
 	switch {
 	case err != nil:
 		return nil, err
@@ -140,7 +140,7 @@ func (r *podRunning) placeGuard(ctx context.Context) error {
 // until looks until what is seen is as wanted, or late is due.
 func (k *kubelet) until(ctx context.Context, limit time.Duration, holds func(seen) bool, late *errs.Error) error {
 	for deadline := time.Now().Add(limit); ; {
-		v, err := k.look()
+		v, err := k.look(ctx)
 		switch {
 		case err != nil:
 			return err
@@ -164,7 +164,7 @@ func (s podStopped) Check(ctx context.Context) (converge.Diff, error) {
 	if err != nil || len(d) > 0 {
 		return d, err
 	}
-	v, err := s.look()
+	v, err := s.look(ctx)
 	if err == nil && v.running {
 		d = converge.Diff{{What: "etcd", Have: "running", Want: "stopped"}}
 	}

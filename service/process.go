@@ -86,7 +86,7 @@ type view struct {
 }
 
 // look finds the supervisor by its lock, and etcd as its child.
-func (p *process) look() (view, error) {
+func (p *process) look(ctx context.Context) (view, error) {
 	var v view
 	var err error
 	if v.supervisor, err = p.supervisor(); err != nil || v.supervisor == 0 {
@@ -97,10 +97,12 @@ func (p *process) look() (view, error) {
 		return view{}, err
 	}
 	for _, c := range children {
-		env, err := startedWith(p.host, c.PID)
+		env, err := startedWith(ctx, p.host, c.PID)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			v.unreadable = err
+		case err != nil && ctx.Err() != nil:
+			return view{}, ctx.Err()
 		case err != nil: // ended meanwhile
 			continue
 		}
@@ -172,8 +174,8 @@ func (p *process) exited(v view) supervisorStatus {
 }
 
 // State tells what runs now.
-func (p *process) State(context.Context) (State, error) {
-	v, err := p.look()
+func (p *process) State(ctx context.Context) (State, error) {
+	v, err := p.look(ctx)
 	if err != nil {
 		return State{}, err
 	}

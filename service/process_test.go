@@ -280,7 +280,7 @@ func TestEtcdDiesWithItsSupervisor(t *testing.T) {
 	n := newNode(t)
 	n.env("one")
 	n.running("one")
-	v, err := n.look()
+	v, err := n.look(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestASupervisorWhoseFilesAreLostIsFound(t *testing.T) {
 	n := newNode(t)
 	n.env("one")
 	before := n.running("one")
-	v, err := n.look()
+	v, err := n.look(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,10 @@ func TestARemovedMemberIsNotStartedAgain(t *testing.T) {
 	n.env("one", KV{"FAKE", "removed"})
 	_ = n.Running("one").Apply(t.Context())
 	const reason = "this member has been permanently removed from its cluster"
-	n.await("the end of the supervisor", func(s State) bool { v, err := n.look(); return err == nil && v.supervisor == 0 && s.LastExit == reason })
+	n.await("the end of the supervisor", func(s State) bool {
+		v, err := n.look(context.Background())
+		return err == nil && v.supervisor == 0 && s.LastExit == reason
+	})
 	if got := gapOf(t, n.Running("one")); got != "etcd: not running ("+reason+"), want running" {
 		t.Errorf("gap %q", got)
 	}
@@ -431,7 +434,7 @@ func TestTheSupervisorIsADaemon(t *testing.T) {
 	}
 	defer unix.Close(ends[0])
 	s := n.running("one")
-	v, err := n.look()
+	v, err := n.look(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ type running struct {
 
 // Check compares the digest in the environment of the running etcd.
 func (r *running) Check(ctx context.Context) (converge.Diff, error) {
-	v, err := r.look()
+	v, err := r.look(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (r *running) Apply(ctx context.Context) error {
 	if err := mayStart(r.host, r.dataDir); err != nil {
 		return err
 	}
-	v, err := r.look()
+	v, err := r.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (r *running) started(ctx context.Context, pid int) error {
 	for {
 		// Looked at before the lock: a supervisor that ended in between was not the last one to be asked.
 		alive := !r.gone(pid)
-		v, err := r.look()
+		v, err := r.look(ctx)
 		switch {
 		case err != nil:
 			return err
@@ -171,8 +171,8 @@ func (r *running) started(ctx context.Context, pid int) error {
 type stopped struct{ *process }
 
 // Check looks for a supervisor: etcd does not outlive it.
-func (s stopped) Check(context.Context) (converge.Diff, error) {
-	v, err := s.look()
+func (s stopped) Check(ctx context.Context) (converge.Diff, error) {
+	v, err := s.look(ctx)
 	if err != nil || v.supervisor == 0 {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (s stopped) Check(context.Context) (converge.Diff, error) {
 
 // Apply stops etcd and its supervisor.
 func (s stopped) Apply(ctx context.Context) error {
-	v, err := s.look()
+	v, err := s.look(ctx)
 	if err != nil || v.supervisor == 0 {
 		return err
 	}
@@ -197,7 +197,7 @@ func (p *process) stop(ctx context.Context, v view) error {
 		return err
 	}
 	converge.Warnf(ctx, "the supervisor of etcd (process %d) does not stop; it is killed, and etcd with it", v.supervisor)
-	if now, err := p.look(); err == nil && now.supervisor == v.supervisor {
+	if now, err := p.look(ctx); err == nil && now.supervisor == v.supervisor {
 		v = now
 	}
 	if err := p.host.Signal(v.supervisor, syscall.SIGKILL); err != nil {

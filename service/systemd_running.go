@@ -111,10 +111,12 @@ func (r *unitRunning) startsAgain(u shown) (bool, error) {
 
 // due tells why the running etcd has to be restarted, or "".
 func (r *unitRunning) due(ctx context.Context, pid int, u shown) (string, error) {
-	env, err := startedWith(r.host, pid)
+	env, err := startedWith(ctx, r.host, pid)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("whether etcd has to be restarted: %w", err)
+	case err != nil && ctx.Err() != nil:
+		return "", ctx.Err()
 	case err != nil:
 		return "", errEnded
 	}
@@ -205,7 +207,7 @@ func (r *unitRunning) started(ctx context.Context, before, starts int) error {
 		}
 		switch {
 		case pid != 0 && pid != before && !u.ends():
-			env, err := startedWith(r.host, pid)
+			env, err := startedWith(ctx, r.host, pid)
 			switch {
 			case errors.Is(err, fs.ErrPermission) || err == nil && env[constants.DigestVariable] == r.digest:
 				return nil

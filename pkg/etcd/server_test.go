@@ -91,7 +91,10 @@ func start(t *testing.T, nodes ...*node) {
 	launch(t, embed.ClusterStateFlagNew, nodes, nodes)
 	for _, n := range nodes {
 		<-n.server.Server.ReadyNotify()
-		for n.server.Server.ClusterVersion() == nil { // etcd lets nobody join before there is one
+		for tries := 0; n.server.Server.ClusterVersion() == nil; tries++ { // etcd lets nobody join before there is one
+			if tries == 1000 {
+				t.Fatal("the cluster has decided on no version")
+			}
 			time.Sleep(soon)
 		}
 	}

@@ -164,7 +164,7 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	}
 	if len(o.peers) > 0 {
 		t, err := certs.ClientTLS(n.Host, n.Config.CertsDir, certs.PeerName)
-		if lost(err) {
+		if uncertified(err) {
 			listening(o.peers)
 			return d, ctx.Err()
 		}
@@ -185,7 +185,7 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	}
 	for _, u := range o.clients {
 		c, err := n.cluster(u)
-		if lost(err) {
+		if uncertified(err) {
 			listening(o.clients)
 			return d, ctx.Err()
 		}
@@ -205,8 +205,8 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	return d, nil
 }
 
-// lost tells whether there are no certificates to be a client of etcd with; such that this user may not read are there.
-func lost(err error) bool {
+// uncertified tells whether there are no certificates to be a client of etcd with; such that this user may not read are there.
+func uncertified(err error) bool {
 	return errs.StatusOf(err) == errs.Precondition && !errors.Is(err, fs.ErrPermission)
 }
 
