@@ -249,6 +249,10 @@ func (h *Host) SharesRoot(pid int, root string) bool {
 	return err == nil && os.SameFile(ours, theirs)
 }
 
+// holderLimit is how long whoever has just taken a lock may take to say so in its file, and whoever has just been killed to be
+// gone: on a busy machine either may wait for the processor or for a disk.
+const holderLimit = 5 * time.Second
+
 // lockMode is that of a lock file: whoever may open one can lock it, and with it everybody else out.
 const lockMode = 0o600
 
@@ -267,7 +271,11 @@ func (h *Host) Lock(path string) (release func(done bool), err error) {
 	if err := f.Chmod(lockMode); err != nil { // one of an older etcdadm, or of somebody's umask
 		return nil, errors.Join(err, f.Close())
 	}
-	if err := tryLock(f, unix.LOCK_EX); err != nil {
+	err = tryLock(f, unix.LOCK_EX)
+	for late := time.Now().Add(holderLimit); errors.Is(err, unix.EWOULDBLOCK) && h.holder(f) == 0 && time.Now().Before(late); {
+		err = tryLock(f, unix.LOCK_EX) // nobody has it who would not be done in an instant, on a machine that is not busy
+	}
+	if err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -319,8 +327,8 @@ func (h *Host) LockedBy(path string) (int, error) {
 	}
 	defer f.Close()
 	// The holder writes its id right after it has taken the lock; until then the id of one that was not done may
-	// stand there. A holder that dies meanwhile frees the lock.
-	for range 50 {
+	// stand there. A holder that dies frees the lock when the last of its threads is gone.
+	for late := time.Now().Add(holderLimit); time.Now().Before(late); {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 		if err == nil {
 			return 0, nil // free; closing gives it back
@@ -328,17 +336,27 @@ func (h *Host) LockedBy(path string) (int, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return 0, fmt.Errorf("lock %s: %w", path, err)
 		}
-		b := make([]byte, 32)
-		n, _ := f.ReadAt(b, 0)
-		if pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:n]))); err == nil {
-			if p, err := h.Process(pid); err == nil && p.State != 'Z' {
-				return pid, nil
-			}
+		if pid := h.holder(f); pid != 0 {
+			return pid, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return 0, errs.New(errs.Failed, "%s is locked, but names no process of this machine", path).
 		Hint("see who has it, and write its id there: fuser -v %s", f.Name())
+}
+
+// holder returns the id of the running process that a lock file names, or 0.
+func (h *Host) holder(f *os.File) int {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(string(bytes.TrimSpace(b[:n])))
+	if err != nil {
+		return 0
+	}
+	if p, err := h.Process(pid); err != nil || p.State == 'Z' {
+		return 0
+	}
+	return pid
 }
 
 // Self returns the path of this program, for what runs in a process of its own.
