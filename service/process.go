@@ -89,7 +89,7 @@ type view struct {
 func (p *process) look(ctx context.Context) (view, error) {
 	var v view
 	var err error
-	if v.supervisor, err = p.supervisor(); err != nil || v.supervisor == 0 {
+	if v.supervisor, err = p.supervisor(ctx); err != nil || v.supervisor == 0 {
 		return view{}, err
 	}
 	children, err := p.host.Children(v.supervisor)
@@ -113,12 +113,10 @@ func (p *process) look(ctx context.Context) (view, error) {
 }
 
 // supervisor returns the process id of the supervisor of this root, or 0. The lock file names it, but for a moment
-// after a start names the one before, so the command line has to agree.
-func (p *process) supervisor() (int, error) {
-	var pid int
-	for range 20 {
-		var err error
-		pid, err = p.host.LockedBy(constants.SupervisorFile)
+// after a start names the one before, so the command line has to agree. One that dies has none any more.
+func (p *process) supervisor(ctx context.Context) (int, error) {
+	for late := time.Now().Add(startLimit); ; {
+		pid, err := p.host.LockedBy(constants.SupervisorFile)
 		switch {
 		case err == nil && pid == 0, errors.Is(err, fs.ErrPermission):
 			return p.unlocked()
@@ -128,9 +126,13 @@ func (p *process) supervisor() (int, error) {
 		if args, err := p.host.Args(pid); err == nil && slices.Contains(args, superviseCommand) {
 			return pid, nil
 		}
-		time.Sleep(lookAgain)
+		if time.Now().After(late) {
+			return 0, fmt.Errorf("%s is locked by process %d, which is no supervisor of etcd", constants.SupervisorFile, pid)
+		}
+		if err := pause(ctx, lookAgain); err != nil {
+			return 0, err
+		}
 	}
-	return 0, fmt.Errorf("%s is locked by process %d, which is no supervisor of etcd", constants.SupervisorFile, pid)
 }
 
 // unlocked finds the supervisor by its command line. The lock file is not for every user to read, and somebody may have

@@ -296,6 +296,23 @@ func TestEtcdDiesWithItsSupervisor(t *testing.T) {
 	n.running("one")
 }
 
+// One that was killed has no command line any more, and its lock until the last of its threads is gone.
+func TestADyingSupervisorIsAwaited(t *testing.T) {
+	n := newNode(t)
+	write(t, n.host, constants.SupervisorFile, strconv.Itoa(os.Getpid())+"\n") // which is no supervisor's command line either
+	f, err := os.Open(n.host.RealPath(constants.SupervisorFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() { _ = f.Close() })
+	if got := gapOf(t, n.Running("one")); got != "etcd: not running, want running" {
+		t.Errorf("gap %q", got)
+	}
+}
+
 // Somebody clears /run: no second etcd is started on the same data, and the first one can be stopped.
 func TestASupervisorWhoseFilesAreLostIsFound(t *testing.T) {
 	n := newNode(t)
