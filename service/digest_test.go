@@ -56,6 +56,7 @@ func TestANewProcessIsGivenTimeToBecomeEtcd(t *testing.T) {
 	if env, err := startedWith(t.Context(), h, 1<<22+1); err == nil {
 		t.Errorf("environment %q of no process", env)
 	}
+	begins = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if env, err := startedWith(ctx, h, begin("exec sleep 60")); !errors.Is(err, context.Canceled) {
