@@ -113,7 +113,7 @@ func (o *operation) run(ctx context.Context, p plan, only ...string) error {
 	phases := p(node)
 	open := slices.Contains(node.Transient, versionKey)
 	if len(only) > 0 {
-		phases, err = converge.Only(phases, only...)
+		phases, err = lifecycle.Only(phases, only...)
 	} else {
 		node.Transient = nil
 		phases, err = converge.Without(phases, o.skip...)

@@ -76,6 +76,9 @@ type Step struct {
 // Phase is a named part of an operation.
 type Phase struct {
 	Name, Short string
+	// Refuses are the checks without which nothing of the phase is begun; nil: there are none. They come before Steps is
+	// called, and a run of a part of an operation may have them come before other phases, too.
+	Refuses func(context.Context) ([]Step, error)
 	// Steps is called when the phase is reached: it sees what earlier phases did.
 	Steps func(context.Context) ([]Step, error)
 	// Gather has all steps checked before the verdict, so that the user sees every problem at once.

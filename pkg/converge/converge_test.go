@@ -118,6 +118,22 @@ func TestStillWrongAfterApplyIsAnError(t *testing.T) {
 	}
 }
 
+func TestWhatAPhaseRefusesComesBeforeItsSteps(t *testing.T) {
+	asked := false
+	p := converge.Phase{Name: "p", Steps: func(context.Context) ([]converge.Step, error) {
+		asked = true
+		return nil, nil
+	}, Refuses: func(context.Context) ([]converge.Step, error) {
+		return []converge.Step{{Name: "p/Port", Want: gapAlways(), Named: true}}, nil
+	}}
+	if r := converge.Run(context.Background(), []converge.Phase{p}, converge.Options{}); errs.StatusOf(r.Err) != errs.Precondition || r.FailedStep != "p/Port" || asked {
+		t.Errorf("err %v of %q, steps were made: %t", r.Err, r.FailedStep, asked)
+	}
+	if r := converge.Run(context.Background(), []converge.Phase{p}, converge.Options{Ignore: []string{"port"}}); r.Err != nil || len(r.Warnings) != 1 || !asked {
+		t.Errorf("ignored: err %v, warnings %q, steps were made: %t", r.Err, r.Warnings, asked)
+	}
+}
+
 func TestAFailureStopsTheList(t *testing.T) {
 	later := &switchable{}
 	boom := &switchable{applyErr: errs.New(errs.Verification, "digest differs").Hint("fetch it again")}

@@ -54,7 +54,17 @@ func (r *runner) phase(ctx context.Context, p Phase) error {
 		return interrupted(ctx, "before the phase "+p.Name)
 	}
 	r.emit(Event{Kind: PhaseStarted, Text: p.Short})
-	steps, err := p.Steps(ctx)
+	if p.Refuses != nil {
+		if err := r.steps(ctx, p, p.Refuses); err != nil {
+			return err
+		}
+		r.current = Step{Short: p.Short}
+	}
+	return r.steps(ctx, p, p.Steps)
+}
+
+func (r *runner) steps(ctx context.Context, p Phase, list func(context.Context) ([]Step, error)) error {
+	steps, err := list(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return interrupted(ctx, "the phase "+p.Name)

@@ -119,7 +119,7 @@ func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, 
 			}
 			return n.dataDirectory(ours).Check(ctx)
 		})),
-		check(PhasePreflight, "DataLost", "data of this member", converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, n.dataLost(o) })),
+		n.noDataLost(PhasePreflight, o),
 		n.freeSpace(PhasePreflight, "FreeSpace", nil),
 	), nil
 }
@@ -323,13 +323,15 @@ func (n *Node) dataIsOurs(context.Context) (bool, error) {
 	return true, nil
 }
 
-// dataOfOthers are the checks of a phase that may run alone: a member that this node was not set up as is not to be started
-// as one that it was. Data that was restored was settled by the phase before.
-func (n *Node) dataOfOthers() []converge.Step {
+// ofOthers are the checks of the phase configure, which may run alone: it does not replace the unit of somebody else, nor
+// begin anything beside a disk that is not mounted, or a member that this node was not set up as. Data that was restored was
+// settled by the phase before.
+func (n *Node) ofOthers(context.Context) ([]converge.Step, error) {
+	steps := append(n.unitsOfOthers(), n.dataMounted(PhaseConfigure), check(PhaseConfigure, "Settings", "settings of etcd", converge.CheckFunc(n.settingsValid)))
 	if n.Config.InitSystem != api.Systemd {
-		return nil
+		return steps, nil
 	}
-	return []converge.Step{check(PhaseConfigure, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+	return append(steps, check(PhaseConfigure, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 		ours, err := n.dataIsOurs(ctx)
 		if err == nil && !ours {
 			ours, err = snapshot.IsRestored(n.Host, n.Config.DataDir)
@@ -338,7 +340,15 @@ func (n *Node) dataOfOthers() []converge.Step {
 			return nil, err
 		}
 		return n.dataDirectory(ours).Check(ctx)
-	}))}
+	}))), nil
+}
+
+// unitsOfOthers is the check before a unit is written.
+func (n *Node) unitsOfOthers() []converge.Step {
+	if n.Config.InitSystem != api.Systemd {
+		return nil
+	}
+	return []converge.Step{check(PhaseConfigure, "ForeignUnit", "etcd of others", converge.CheckFunc(n.unitOfOthers))}
 }
 
 // dataMounted comes before whatever takes what is in the data directory for the data of this node.
@@ -384,6 +394,11 @@ func (n *Node) dataDirectory(ours bool) preflight.DataDirectory {
 		}
 		return preflight.Empty, "", nil
 	}}
+}
+
+// noDataLost comes before a new cluster is begun.
+func (n *Node) noDataLost(phase string, o InitOptions) converge.Step {
+	return check(phase, "DataLost", "data of this member", converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, n.dataLost(o) }))
 }
 
 // dataLost refuses to begin a new cluster on a node that was a member of one, or was about to be: settings without data, and

@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"etcdadm/constants"
-	"etcdadm/pkg/api"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 	"etcdadm/pkg/file"
@@ -32,11 +31,7 @@ func (n *Node) configure(ctx context.Context, b service.Bootstrap, quota int64, 
 	if err != nil {
 		return nil, err
 	}
-	var steps []converge.Step
-	if n.Config.InitSystem == api.Systemd { // again, as the phase may run alone: the unit is replaced next
-		steps = append(steps, check(PhaseConfigure, "ForeignUnit", "etcd of others", converge.CheckFunc(n.unitOfOthers)))
-	}
-	steps = append(steps, n.account(PhaseConfigure)...)
+	steps := n.account(PhaseConfigure)
 	unborn := snapshot.Unborn{Host: n.Host, DataDir: n.Config.DataDir}
 	if begins, err := n.bootstrapping(); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"path"
+	"slices"
 
 	"etcdadm/binary"
 	"etcdadm/certs"
@@ -46,21 +47,27 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 		}},
 	}
 	if o.Snapshot != "" {
-		phases = append(phases, converge.Phase{Name: PhaseSnapshot, Short: "data directory from the snapshot", Steps: func(ctx context.Context) ([]converge.Step, error) {
-			steps, err := n.restored(ctx, o.Snapshot, o.SkipHashCheck, o.BumpRevision)
-			return append([]converge.Step{n.dataMounted(PhaseSnapshot)}, steps...), err
+		phases = append(phases, converge.Phase{Name: PhaseSnapshot, Short: "data directory from the snapshot", Refuses: func(context.Context) ([]converge.Step, error) {
+			return []converge.Step{n.dataMounted(PhaseSnapshot), check(PhaseSnapshot, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
+				_, err := n.verified(ctx, o.Snapshot, o.SkipHashCheck)
+				return nil, err
+			}))}, nil
+		}, Steps: func(ctx context.Context) ([]converge.Step, error) {
+			return n.restored(ctx, o.Snapshot, o.SkipHashCheck, o.BumpRevision)
 		}})
 	}
 	return append(phases,
-		converge.Phase{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) {
+		converge.Phase{Name: PhaseConfigure, Short: "what etcd is told", Refuses: func(ctx context.Context) ([]converge.Step, error) {
+			steps, err := n.ofOthers(ctx)
+			return append(steps, n.noDataLost(PhaseConfigure, o)), err
+		}, Steps: func(ctx context.Context) ([]converge.Step, error) {
 			env, err := n.environment()
 			if err != nil {
 				return nil, err
 			}
 			// A member that joined others without the marker would shut them out by asking for it now.
 			marker := env == nil
-			steps, err := n.configure(ctx, n.alone(), 0, marker)
-			return append(n.dataOfOthers(), steps...), err
+			return n.configure(ctx, n.alone(), 0, marker)
 		}},
 		n.startPhase(),
 		n.etcdctlPhase(),
@@ -82,6 +89,34 @@ func (n *Node) configPhase() converge.Phase {
 	return converge.Phase{Name: PhaseConfig, Short: configShort, Steps: func(context.Context) ([]converge.Step, error) {
 		return append(n.takeover(true), n.stored("config/file")), nil
 	}}
+}
+
+// Only are the phases of an operation with the given names, as converge.Only returns them. What they refuse comes before the
+// desired state is stored: a node that is not to be changed is not to be told another one either.
+func Only(phases []converge.Phase, names ...string) ([]converge.Phase, error) {
+	phases, err := converge.Only(phases, names...)
+	config := slices.IndexFunc(phases, func(p converge.Phase) bool { return p.Name == PhaseConfig })
+	if err != nil || config < 0 {
+		return phases, err
+	}
+	var all []func(context.Context) ([]converge.Step, error)
+	for i := range phases {
+		if refuses := phases[i].Refuses; refuses != nil {
+			all, phases[i].Refuses = append(all, refuses), nil
+		}
+	}
+	phases[config].Refuses = func(ctx context.Context) ([]converge.Step, error) {
+		var steps []converge.Step
+		for _, refuses := range all {
+			s, err := refuses(ctx)
+			if err != nil {
+				return nil, err
+			}
+			steps = append(steps, s...)
+		}
+		return steps, nil
+	}
+	return phases, nil
 }
 
 // stored is the desired state as it is now, on the node.
@@ -151,7 +186,7 @@ func (n *Node) certificates(ca converge.Step, peers []string, missingOnly bool) 
 
 // startPhase starts etcd, or restarts it when what runs is not what the environment file describes.
 func (n *Node) startPhase() converge.Phase {
-	return converge.Phase{Name: PhaseStart, Short: "etcd runs with its settings", Steps: func(ctx context.Context) ([]converge.Step, error) {
+	return converge.Phase{Name: PhaseStart, Short: "etcd runs with its settings", Refuses: fixed(once("start/settings", "settings of etcd", converge.CheckFunc(n.settingsThere))), Steps: func(ctx context.Context) ([]converge.Step, error) {
 		backend, err := n.backend()
 		if err != nil {
 			return nil, err
@@ -160,12 +195,7 @@ func (n *Node) startPhase() converge.Phase {
 		if err != nil {
 			return nil, err
 		}
-		digest := env[constants.DigestVariable]
-		if digest == "" && !n.Host.ReadOnly() {
-			return nil, errs.New(errs.Precondition, "%s is absent or does not describe a start", constants.EnvFile).
-				Hint("run the phase configure first, or the whole command")
-		}
-		running := backend.Running(digest)
+		running := backend.Running(env[constants.DigestVariable])
 		var steps []converge.Step
 		if d, err := running.Check(ctx); err == nil && len(d) > 0 {
 			steps = append(steps, n.mayBeAway(ctx)...)
@@ -176,6 +206,16 @@ func (n *Node) startPhase() converge.Phase {
 			once("start/enabled", "etcd starts at boot", backend.Enabled()),
 		), nil
 	}}
+}
+
+// settingsThere is an environment file of ours. In a dry run it may be yet to come.
+func (n *Node) settingsThere(context.Context) (converge.Diff, error) {
+	env, err := n.environment()
+	if err != nil || env[constants.DigestVariable] != "" || n.Host.ReadOnly() {
+		return nil, err
+	}
+	return nil, errs.New(errs.Precondition, "%s is absent or does not describe a start", constants.EnvFile).
+		Hint("run the phase configure first, or the whole command")
 }
 
 // etcdctlPhase is what people need to talk to the cluster.

@@ -36,14 +36,10 @@ func Join(n *Node, o JoinOptions) []converge.Phase {
 			return n.certificates(once("certificates/ca", "CA", n.authority(hostOf(o.Endpoints)).Given()), o.Endpoints, o.MissingOnly)
 		}},
 		{Name: "cluster", Short: "checks of the cluster", Gather: true, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.clusterChecks(ctx, o) }},
-		{Name: PhaseMembership, Short: "the cluster knows this member", Steps: func(ctx context.Context) ([]converge.Step, error) {
-			steps, err := n.membership(ctx, o)
-			return append([]converge.Step{n.dataMounted(PhaseMembership)}, steps...), err
-		}},
-		{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) {
-			steps, err := n.configureJoined(ctx, o)
-			return append(n.dataOfOthers(), steps...), err
-		}},
+		{Name: PhaseMembership, Short: "the cluster knows this member", Refuses: func(context.Context) ([]converge.Step, error) {
+			return []converge.Step{n.dataMounted(PhaseMembership)}, nil
+		}, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.membership(ctx, o) }},
+		{Name: PhaseConfigure, Short: "what etcd is told", Refuses: n.ofOthers, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.configureJoined(ctx, o) }},
 		n.startPhase(),
 		{Name: PhaseHealth, Short: "the member has caught up, votes and serves", Steps: func(ctx context.Context) ([]converge.Step, error) { return n.joinHealth(ctx, o) }},
 		n.etcdctlPhase(),

@@ -222,6 +222,77 @@ func TestConfigureNeverTakesAnEtcdOfOthers(t *testing.T) {
 	}
 }
 
+// What is stored is what the next command goes by: a phase that refuses a node leaves it as it was.
+func TestAPhaseThatRefusesStoresNothing(t *testing.T) {
+	const settings = "ETCD_NAME=etcd-1\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://127.88.0.1:2380\n"
+	initPhases := func(n *Node) []converge.Phase { return Init(n, InitOptions{Snapshot: "/no/such/file"}) }
+	joinPhases := func(n *Node) []converge.Phase {
+		return Join(n, JoinOptions{Endpoints: []string{"https://127.88.0.2:2379"}})
+	}
+	noDisk := map[string]string{"/etc/fstab": "/dev/sdb1 /var/lib ext4 defaults 0 2\n"}
+	for name, c := range map[string]struct {
+		plan    func(*Node) []converge.Phase
+		phase   string
+		files   map[string]string
+		refused string
+	}{
+		"init configure, a unit made by hand":   {initPhases, PhaseConfigure, map[string]string{constants.UnitFile: "[Service]\nExecStart=/usr/bin/etcd\n"}, "was not written by etcdadm"},
+		"join configure, a unit made by hand":   {joinPhases, PhaseConfigure, map[string]string{constants.UnitFile: "[Service]\nExecStart=/usr/bin/etcd\n"}, "was not written by etcdadm"},
+		"init configure, a member of somebody":  {initPhases, PhaseConfigure, map[string]string{constants.DefaultDataDir + "/member/wal/0.wal": "", constants.DefaultDataDir + "/member/snap/db": ""}, "holds the data of a member already"},
+		"init configure, a disk that is absent": {initPhases, PhaseConfigure, noDisk, "/etc/fstab has one for /var/lib"},
+		"init configure, settings of no etcd":   {initPhases, PhaseConfigure, nil, "ETCD_NO_SUCH_THING"},
+		"init start, without settings":          {initPhases, PhaseStart, nil, "does not describe a start"},
+		"init start, with those of another one": {initPhases, PhaseStart, map[string]string{constants.EnvFile: settings}, "does not describe a start"},
+		"init snapshot, which is not there":     {initPhases, PhaseSnapshot, nil, "/no/such/file"},
+		"join membership, a disk that is gone":  {joinPhases, PhaseMembership, noDisk, "/etc/fstab has one for /var/lib"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var acts []string
+			n := node(t)
+			n.Config.InitSystem = api.Systemd
+			if strings.Contains(name, "settings of no etcd") {
+				n.Config.ExtraEnv = map[string]string{"ETCD_NO_SUCH_THING": "1"}
+			}
+			for path, data := range c.files {
+				if err := n.Host.WriteFile(path, []byte(data), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.Host = host.New(n.Host.Root(), host.Observe(func(act string) { acts = append(acts, act) }))
+			phases, err := Only(c.plan(n), PhaseConfig, c.phase)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := converge.Run(t.Context(), phases, converge.Options{})
+			if r.Err == nil || !strings.Contains(r.Err.Error(), c.refused) || len(errs.HintsOf(r.Err)) == 0 {
+				t.Errorf("%v (hints %q)", r.Err, errs.HintsOf(r.Err))
+			}
+			if len(acts) > 0 {
+				t.Errorf("it had begun: %q", acts)
+			}
+		})
+	}
+}
+
+// Data that is lost makes no member the first one of a new cluster, phase by phase no more than at once.
+func TestConfigureBeginsNoClusterOnANodeThatLostItsData(t *testing.T) {
+	n := node(t)
+	if err := n.Host.WriteFile(constants.EnvFile, []byte("ETCD_NAME=etcd-1\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://127.88.0.1:2380\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	phases, err := Only(Init(n, InitOptions{}), PhaseConfig, PhaseConfigure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := converge.Run(t.Context(), phases, converge.Options{})
+	if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(r.Err.Error(), "its data directory /var/lib/etcd is empty") {
+		t.Errorf("%v", r.Err)
+	}
+	if begins, err := n.bootstrapping(); err != nil || begins {
+		t.Errorf("a cluster is about to begin: %t, %v", begins, err)
+	}
+}
+
 // A CA is made where a cluster begins. Beside one it would take the member away from the others.
 func TestNoSecondCABesideACluster(t *testing.T) {
 	const data = constants.DefaultDataDir + "/member"
@@ -450,6 +521,11 @@ func TestInitKeepsAMemberOpenToPeersWithoutTheMarker(t *testing.T) {
 			}
 			if err := env.Apply(context.Background()); err != nil {
 				t.Fatal(err)
+			}
+			for _, f := range []string{"/member/wal/0.wal", "/member/snap/db"} {
+				if err := n.Host.WriteFile(n.Config.DataDir+f, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		phases, err := converge.Only(Init(n, InitOptions{}), PhaseConfigure)

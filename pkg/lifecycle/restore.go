@@ -35,7 +35,7 @@ func Restore(n *Node, o RestoreOptions) []converge.Phase {
 		{Name: "data", Short: "data directory from the snapshot, the old one set aside", Steps: func(ctx context.Context) ([]converge.Step, error) {
 			return n.restored(ctx, o.File, o.SkipHashCheck, o.BumpRevision)
 		}},
-		{Name: PhaseConfigure, Short: "what etcd is told", Steps: func(ctx context.Context) ([]converge.Step, error) {
+		{Name: PhaseConfigure, Short: "what etcd is told", Refuses: func(context.Context) ([]converge.Step, error) { return n.unitsOfOthers(), nil }, Steps: func(ctx context.Context) ([]converge.Step, error) {
 			return n.configure(ctx, n.alone(), 0, true)
 		}},
 		n.startPhase(),
