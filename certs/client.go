@@ -49,9 +49,36 @@ func ClientTLS(h *host.Host, dir, leaf string) (*tls.Config, error) {
 	for _, c := range ca.chain {
 		pool.AddCert(c)
 	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{p.shown()}}, nil
+}
+
+// shown is a usable pair as an endpoint of TLS shows it.
+func (p pair) shown() tls.Certificate {
 	c := tls.Certificate{PrivateKey: p.signs, Leaf: p.chain[0]}
 	for _, x := range p.chain {
 		c.Certificate = append(c.Certificate, x.Raw)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{c}}, nil
+	return c
+}
+
+// Trial returns what a client would connect with when the pair fits: with the pair as it is, or, where it does not fit, with
+// one of the CA that is thrown away. It serves the question whether a server knows the CA, before a pair is replaced that
+// the server knows. Whoever answers is believed: the server's own pair may be one that is about to be replaced.
+//
+// An error is what keeps the pair from being issued, as Check has it.
+func (l Leaf) Trial() (*tls.Config, error) {
+	s, err := l.survey()
+	if err != nil {
+		return nil, err
+	}
+	if len(s.problems) > 0 {
+		l.Algorithm = DefaultKeyAlgorithm // a key of RSA would take its time
+		if s.pair, err = l.issue(s.ca); err != nil {
+			return nil, err
+		}
+	}
+	if !s.pair.usable() {
+		return nil, unreadable(s.pair.key.path, fs.ErrPermission)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, Certificates: []tls.Certificate{s.pair.shown()}}, nil //nolint:gosec // as said
 }

@@ -200,3 +200,35 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 }
+
+// A pair that fits is tried itself; for one that does not, the CA issues another one, of which nothing is left.
+func TestATrialShowsWhatWillBeThere(t *testing.T) {
+	h, n := set(t)
+	l := n.leaf(EtcdctlName)
+	have, err := readPair(h, dir, EtcdctlName)
+	must(t, err)
+	c, err := l.Trial()
+	must(t, err)
+	if !c.Certificates[0].Leaf.Equal(have.chain[0]) {
+		t.Error("a pair that fits is not the one that is shown")
+	}
+	other := foreign(t, caTemplate(), nil, nil)
+	other.place(t, h, "ca")
+	before := snapshot(t, h)
+	c, err = l.Trial()
+	must(t, err)
+	if err := c.Certificates[0].Leaf.CheckSignatureFrom(other.cert); err != nil {
+		t.Errorf("the pair that would be issued is not of the CA that is there: %v", err)
+	}
+	if now, err := readPair(h, dir, EtcdctlName); err != nil || !now.chain[0].Equal(have.chain[0]) || snapshot(t, h) != before {
+		t.Errorf("a trial has changed the directory: %v", err)
+	}
+	l.KeepExisting = true
+	if c, err = l.Trial(); err != nil || !c.Certificates[0].Leaf.Equal(have.chain[0]) {
+		t.Errorf("a pair that is kept is not the one that is shown: %v", err)
+	}
+	must(t, h.Remove(dir+"/ca.key"))
+	l.KeepExisting = false
+	_, err = l.Trial()
+	wantError(t, err, errs.Precondition, "ca.key is absent")
+}

@@ -21,7 +21,7 @@ import (
 
 // CheckNames are the names of all checks, of this node and of the cluster. Scripts know them: none is ever changed.
 var CheckNames = []string{
-	"Address", "AdvertiseName", "Architecture", "CA", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMounted", "DataMoved", "DatabaseSpace",
+	"Address", "AdvertiseName", "Architecture", "CA", "CAUnknown", "Clock", "ClusterClock", "DataDirectory", "DataFileSystem", "DataLost", "DataMounted", "DataMoved", "DatabaseSpace",
 	"DiskLatency", "Firewall", "ForeignUnit", "FreeSpace", "MemberName", "Name", "OneAddress", "OpenFiles", "OtherMembers", "Ports", "Proxy",
 	"Reachable", "Root", "SELinux", "Settings", "Snapshot", "SourceAddress", "StaticPods", "Swap", "Systemd", "Version", "VersionChange", "VersionSkew",
 }
@@ -33,7 +33,7 @@ func check(phase, name, short string, want converge.Checker) converge.Step {
 }
 
 // nodeChecks are those of every operation that starts etcd here.
-func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.Step, error) {
+func (n *Node) nodeChecks(ctx context.Context) ([]converge.Step, error) {
 	const phase = PhasePreflight
 	gate, err := n.gate(ctx)
 	if err != nil {
@@ -52,7 +52,6 @@ func (n *Node) nodeChecks(ctx context.Context, ca converge.Checker) ([]converge.
 		check(phase, "DataMoved", "place of the data", converge.CheckFunc(n.dataMoved)),
 		check(phase, "Ports", "ports", converge.CheckFunc(n.portsFree)),
 		check(phase, "DataFileSystem", "file system of the data", preflight.DataFileSystem{Host: n.Host, Path: n.Config.DataDir}),
-		check(phase, "CA", "CA", withoutGap(ca)),
 		check(phase, "Clock", "clock", preflight.Clock{Now: n.Now, Built: built()}),
 		check(phase, "Proxy", "proxy", preflight.Proxy{URLs: []string{n.Config.PeerURL(), n.Config.ClientURL()}}),
 	), nil
@@ -91,15 +90,24 @@ func (n *Node) fresh(c converge.Checker) converge.Checker {
 	})
 }
 
+// caChecks are those of a CA before pairs are issued by it.
+func (n *Node) caChecks(phase string, ca converge.Checker, missingOnly bool) []converge.Step {
+	return []converge.Step{
+		check(phase, "CA", "CA", withoutGap(ca)),
+		check(phase, "CAUnknown", "CA of the member that runs", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) { return nil, n.caUnknown(ctx, missingOnly) })),
+	}
+}
+
 func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, error) {
 	ca, err := n.ca()
 	if err != nil {
 		return nil, err
 	}
-	steps, err := n.nodeChecks(ctx, ca)
+	steps, err := n.nodeChecks(ctx)
 	if err != nil {
 		return nil, err
 	}
+	steps = append(steps, n.caChecks(PhasePreflight, ca, false)...)
 	var info snapshot.Info
 	if o.Snapshot != "" {
 		steps = append(steps, check(PhasePreflight, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (_ converge.Diff, err error) {
@@ -125,11 +133,11 @@ func (n *Node) initChecks(ctx context.Context, o InitOptions) ([]converge.Step, 
 }
 
 func (n *Node) joinChecks(ctx context.Context, o JoinOptions) ([]converge.Step, error) {
-	steps, err := n.nodeChecks(ctx, n.authority(hostOf(o.Endpoints)).Given())
+	steps, err := n.nodeChecks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return append(steps,
+	return append(append(steps, n.caChecks(PhasePreflight, n.authority(hostOf(o.Endpoints)).Given(), o.MissingOnly)...),
 		check(PhasePreflight, "DataDirectory", "data directory", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 			ours, err := n.dataIsOurs(ctx)
 			if err != nil {
@@ -142,8 +150,9 @@ func (n *Node) joinChecks(ctx context.Context, o JoinOptions) ([]converge.Step, 
 }
 
 func (n *Node) restoreChecks(ctx context.Context, o RestoreOptions) ([]converge.Step, error) {
-	steps, err := n.nodeChecks(ctx, n.authority("").Created())
+	steps, err := n.nodeChecks(ctx)
 	return append(steps,
+		check(PhasePreflight, "CA", "CA", withoutGap(n.authority("").Created())),
 		check(PhasePreflight, "Snapshot", "snapshot", converge.CheckFunc(func(ctx context.Context) (converge.Diff, error) {
 			info, err := n.verified(ctx, o.File, o.SkipHashCheck)
 			if err != nil {

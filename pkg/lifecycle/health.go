@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 
+	"etcdadm/certs"
 	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
@@ -92,6 +93,58 @@ func (n *Node) ended() func(context.Context) error {
 	}
 }
 
+// standStill is the way on without the others.
+const standStill = "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum
+
+// cannotBeAsked is the error of a member of a quorum that does not tell whether the others can do without it.
+func (n *Node) cannotBeAsked(err error) error {
+	e := errs.New(errs.StatusOf(err), "etcd has to be restarted, and cannot be asked whether the others can do without it: %w", err)
+	switch {
+	case etcd.OfCertificates(err):
+		e.Status = errs.Precondition
+		e = e.Hint("see that this node has the CA of its cluster: sha256sum %s/ca.crt, here and on another member", n.Host.Path(n.Config.CertsDir))
+	case e.Status == errs.Failed:
+		e.Status = errs.Timeout
+		e = e.Hint("run the same command again")
+	}
+	return e.Hint(standStill)
+}
+
+// caUnknown refuses a CA that the etcd on this node does not know, where it has to be restarted for that and mayBeAway would
+// not have it: the others may know the pairs of that CA no better, and etcd shows them as soon as they are there.
+func (n *Node) caUnknown(ctx context.Context, missingOnly bool) error {
+	member, err := n.isMember()
+	if err != nil || !member || n.AcceptLoseQuorum {
+		return err
+	}
+	backend, err := n.backend()
+	if err != nil {
+		return err
+	}
+	env, err := n.envFile(0, false)
+	if err != nil {
+		return err
+	}
+	if d, err := backend.Running(env.Digest).Check(ctx); err != nil || len(d) == 0 || !etcd.HasQuorum(ctx, n.listeners().Metrics) {
+		return nil //nolint:nilerr // what cannot be looked at is told by whoever starts it
+	}
+	leaves, err := n.leaves(nil, missingOnly)
+	if err != nil {
+		return err
+	}
+	client := slices.IndexFunc(leaves, func(l certs.Leaf) bool { return l.Name == certs.EtcdctlName })
+	t, err := leaves[client].Trial()
+	if err != nil {
+		return nil //nolint:nilerr // the steps of the certificates say so
+	}
+	c := etcd.Open(etcd.Options{Host: n.Host, TLS: t, Log: n.Log})
+	defer c.Close()
+	if _, err := n.ownStatus(ctx, c); errors.Is(err, etcd.ErrCertificateRefused) {
+		return n.cannotBeAsked(err)
+	}
+	return nil
+}
+
 // mayBeAway is the turn of this member to be away, so that of the members that are configured anew at the same moment one
 // restarts after the other. A member that serves nobody needs none, nor one of a cluster that stands still already.
 //
@@ -101,20 +154,10 @@ func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
 	if n.AcceptLoseQuorum {
 		return nil
 	}
-	const short, standStill = "the others can do without this member", "or let the cluster stand still for the moment: --accept-risk=" + RiskLoseQuorum
+	const short = "the others can do without this member"
 	turn, err := n.ownTurn(ctx)
 	if err != nil && etcd.HasQuorum(ctx, n.listeners().Metrics) {
-		e := errs.New(errs.StatusOf(err), "etcd has to be restarted, and cannot be asked whether the others can do without it: %w", err)
-		switch {
-		case etcd.OfCertificates(err):
-			e.Status = errs.Precondition
-			e = e.Hint("see that this node has the CA of its cluster: sha256sum %s/ca.crt, here and on another member", n.Host.Path(n.Config.CertsDir))
-		case e.Status == errs.Failed:
-			e.Status = errs.Timeout
-			e = e.Hint("run the same command again")
-		}
-		e = e.Hint(standStill)
-		return []converge.Step{once("start/turn", short, converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, e }))}
+		return []converge.Step{once("start/turn", short, converge.CheckFunc(func(context.Context) (converge.Diff, error) { return nil, n.cannotBeAsked(err) }))}
 	}
 	if err != nil || turn == nil {
 		return nil
@@ -123,20 +166,25 @@ func (n *Node) mayBeAway(ctx context.Context) []converge.Step {
 	return []converge.Step{{Name: "start/turn", Short: short, Want: turn, Within: constants.TurnTimeout, Hint: standStill}}
 }
 
-// ownTurn is the turn of the member on this node; nil where it needs none. It is asked where it listens, on loopback or else
-// at its address: a host may know its own name at another one, and the address may be new.
+// ownStatus is what the member on this node says. It is asked where it listens, on loopback or else at its address: a host may
+// know its own name at another one, and the address may be new.
+func (n *Node) ownStatus(ctx context.Context, c *etcd.Cluster) (s etcd.Status, err error) {
+	for _, u := range slices.Backward(n.listeners().Clients) {
+		if s, err = c.Status(ctx, u); err == nil {
+			break
+		}
+	}
+	return s, err
+}
+
+// ownTurn is the turn of the member on this node; nil where it needs none.
 func (n *Node) ownTurn(ctx context.Context) (*etcd.Turn, error) {
 	own := n.listeners().Clients
 	c, err := n.cluster(own...)
 	if err != nil {
 		return nil, err
 	}
-	var s etcd.Status
-	for _, u := range slices.Backward(own) {
-		if s, err = c.Status(ctx, u); err == nil {
-			break
-		}
-	}
+	s, err := n.ownStatus(ctx, c)
 	if err != nil || s.Learner {
 		return nil, err
 	}

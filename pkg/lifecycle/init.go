@@ -38,7 +38,10 @@ func Init(n *Node, o InitOptions) []converge.Phase {
 			return n.configPhase().Steps(ctx)
 		}},
 		n.installPhase(),
-		{Name: PhaseCertificates, Short: "CA, and the certificates of this node", Steps: func(context.Context) ([]converge.Step, error) {
+		{Name: PhaseCertificates, Short: "CA, and the certificates of this node", Refuses: func(context.Context) ([]converge.Step, error) {
+			ca, err := n.ca()
+			return n.caChecks(PhaseCertificates, ca, false), err
+		}, Steps: func(context.Context) ([]converge.Step, error) {
 			ca, err := n.ca()
 			if err != nil {
 				return nil, err

@@ -32,7 +32,9 @@ func Join(n *Node, o JoinOptions) []converge.Phase {
 		n.configPhase(),
 		{Name: PhaseStop, Short: "no etcd without data of this node runs", Steps: n.stopStranded},
 		n.installPhase(),
-		{Name: PhaseCertificates, Short: "certificates of this node, by the cluster's CA", Steps: func(context.Context) ([]converge.Step, error) {
+		{Name: PhaseCertificates, Short: "certificates of this node, by the cluster's CA", Refuses: func(context.Context) ([]converge.Step, error) {
+			return n.caChecks(PhaseCertificates, n.authority(hostOf(o.Endpoints)).Given(), o.MissingOnly), nil
+		}, Steps: func(context.Context) ([]converge.Step, error) {
 			return n.certificates(once("certificates/ca", "CA", n.authority(hostOf(o.Endpoints)).Given()), o.Endpoints, o.MissingOnly)
 		}},
 		{Name: "cluster", Short: "checks of the cluster", Gather: true, Steps: func(ctx context.Context) ([]converge.Step, error) { return n.clusterChecks(ctx, o) }},
