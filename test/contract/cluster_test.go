@@ -177,11 +177,12 @@ func TestContract13DataDirectoryStaysAMount(t *testing.T) {
 		mkdir "$ROOT/var/lib/etcd/lost+found"
 		etcdadm() { sub=$1; shift; "$PROGRAM" --root "$ROOT" "$sub" "$@"; }
 		etcdadm init ` + strings.Join(n.settings(), " ") + `
-		"$ROOT/opt/bin/etcdctl.sh" put color blue
+		etcdctl() { "$ROOT/opt/bin/etcdctl.sh" --command-timeout=30s "$@"; }
+		etcdctl put color blue
 		etcdadm snapshot save "$ROOT/backup.db"
-		"$ROOT/opt/bin/etcdctl.sh" put color green
+		etcdctl put color green
 		etcdadm restore "$ROOT/backup.db"
-		test "$("$ROOT/opt/bin/etcdctl.sh" get --print-value-only color)" = blue
+		test "$(etcdctl get --print-value-only color)" = blue
 		mountpoint -q "$ROOT/var/lib/etcd"
 		etcdadm reset
 		mountpoint -q "$ROOT/var/lib/etcd"

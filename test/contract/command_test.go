@@ -208,7 +208,7 @@ func TestContractFiles(t *testing.T) {
 			t.Errorf("etcdctl.env: %q is not export K=V", text)
 		}
 	}
-	c := exec.Command("sh", "-euc", `. "$1" && test "$MINE" = kept && exec "$2" endpoint health`, "sh", n.path("/etc/etcd/etcdctl.env"), n.path("/opt/bin/etcdctl"))
+	c := exec.Command("sh", "-euc", `. "$1" && test "$MINE" = kept && exec "$2" --command-timeout=30s endpoint health`, "sh", n.path("/etc/etcd/etcdctl.env"), n.path("/opt/bin/etcdctl"))
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Errorf("a shell that sources etcdctl.env: %v\n%s", err, out)
 	}
@@ -386,7 +386,7 @@ func TestContract10EtcdThroughNoProxy(t *testing.T) {
 		there "$PROGRAM" --root "$SECOND" join https://10.91.0.1:2379 ` + strings.Join(nodes[1].settings(), " ") + `
 		there "$PROGRAM" --root "$SECOND" status
 		"$PROGRAM" --root "$FIRST" snapshot save "$FIRST/backup.db"
-		"$FIRST/opt/bin/etcdctl.sh" member list | grep -c ' started, .* false$' | grep -x 2
+		"$FIRST/opt/bin/etcdctl.sh" --command-timeout=30s member list | grep -c ' started, .* false$' | grep -x 2
 		there "$PROGRAM" --root "$SECOND" reset
 		"$PROGRAM" --root "$FIRST" reset
 	`

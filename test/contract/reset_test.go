@@ -171,7 +171,11 @@ func TestContractResetWithAStoppedService(t *testing.T) {
 	b.blank("/etc/etcd/pki/ca.crt", "/etc/etcd/pki/ca.key")
 	a.voters(2)
 	// A supervisor that was killed alone has left its etcd no time to end.
-	a.check(syscall.Kill(process.Supervisor(c.root), syscall.SIGKILL))
+	supervisor := process.Supervisor(c.root)
+	if supervisor == 0 {
+		t.Fatal("there is no supervisor")
+	}
+	a.check(syscall.Kill(supervisor, syscall.SIGKILL))
 	succeeded(t, c.bare("reset"))
 	c.blank("/etc/etcd/pki/ca.crt", "/etc/etcd/pki/ca.key")
 	a.voters(1)

@@ -145,7 +145,7 @@ func (s *story) members(ctx context.Context, want int, nodes ...*node) func() er
 			nodes = s.nodes
 		}
 		for _, n := range nodes {
-			out, err := n.run(ctx, 0, n.path("opt/bin/etcdctl.sh"), "member", "list", "-w", "json")
+			out, err := n.etcdctl(ctx, "member", "list", "-w", "json")
 			if err != nil {
 				return err
 			}
@@ -261,6 +261,11 @@ func (n *node) run(ctx context.Context, status int, program string, args ...stri
 	return out.String(), nil
 }
 
+// etcdctl runs that of the node. Its own limit of 5 s is short for a busy machine, and for a cluster that elects.
+func (n *node) etcdctl(ctx context.Context, args ...string) (string, error) {
+	return n.run(ctx, 0, n.path("opt/bin/etcdctl.sh"), append([]string{"--command-timeout=30s"}, args...)...)
+}
+
 // giveCA brings the CA to another node, as an operator would with scp.
 func (n *node) giveCA(to *node) func() error {
 	return func() error {
@@ -283,14 +288,14 @@ func (n *node) giveCA(to *node) func() error {
 func (n *node) put(ctx context.Context, key, value string) func() error {
 	return func() error {
 		fmt.Printf("%5.1fs    %s: put %s %s\n", time.Since(n.began).Seconds(), n.name, key, value)
-		_, err := n.run(ctx, 0, n.path("opt/bin/etcdctl.sh"), "put", key, value)
+		_, err := n.etcdctl(ctx, "put", key, value)
 		return err
 	}
 }
 
 func (n *node) reads(ctx context.Context, key, want string) func() error {
 	return func() error {
-		got, err := n.run(ctx, 0, n.path("opt/bin/etcdctl.sh"), "get", "--print-value-only", key)
+		got, err := n.etcdctl(ctx, "get", "--print-value-only", key)
 		if err != nil {
 			return err
 		}
