@@ -86,15 +86,20 @@ func watch(t *testing.T, dir string, answer func(Call) Answer, env ...string) ([
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(append(os.Environ(), "WATCHED_DIR="+dir), env...)
+	var mu sync.Mutex // what outlives the command goes on to ask
 	var calls []Call
 	err = Watch{Exe: filepath.Base(self), Ask: func(c Call) Answer {
 		if !strings.HasPrefix(c.Path, dir) && !strings.HasPrefix(c.Path, "socket:") {
 			return Continue // where output goes
 		}
+		mu.Lock()
 		calls = append(calls, c)
+		mu.Unlock()
 		return answer(c)
 	}}.Run(cmd)
-	return calls, err
+	mu.Lock()
+	defer mu.Unlock()
+	return slices.Clone(calls), err
 }
 
 func TestEachCallIsAskedForOnce(t *testing.T) {
@@ -177,7 +182,7 @@ func TestChildrenAreAnsweredToTheirEnd(t *testing.T) {
 	if network != 2 {
 		t.Errorf("%d calls to the network were asked for, want connect and write", network)
 	}
-	for range 500 {
+	for range 6000 {
 		if _, err := os.Stat(filepath.Join(dir, "child")); err == nil {
 			return
 		}

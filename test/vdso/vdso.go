@@ -55,7 +55,7 @@ func Jump(pid int, wrong time.Duration) error {
 
 // stoppedAt waits until no thread of a process runs, and tells whether one would go on between two addresses.
 func stoppedAt(pid int, from, to int64) (bool, error) {
-	for range 1000 {
+	for range 60_000 {
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 		if err != nil || len(threads) == 0 {
 			return false, fmt.Errorf("process %d has ended", pid)
