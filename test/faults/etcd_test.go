@@ -1,8 +1,6 @@
 package faults
 
 import (
-	"encoding/json"
-	"fmt"
 	"path"
 	"regexp"
 	"strings"
@@ -69,24 +67,7 @@ func newProxied(t *testing.T, name string) proxied {
 // lead makes the member on the node the leader of the cluster that it has with the other one.
 func (n *node) lead(other *node) {
 	n.t.Helper()
-	n.ok(process.Until(n.name+" to lead", func() bool {
-		var answers []struct {
-			Status struct {
-				Header struct {
-					Member uint64 `json:"member_id"`
-				}
-				Leader uint64
-			}
-		}
-		n.ok(json.Unmarshal([]byte(n.etcdctl("endpoint", "status", "-w", "json")), &answers))
-		own := answers[0].Status
-		if own.Leader == own.Header.Member {
-			return true
-		}
-		// It is refused as long as the other one does not lead either.
-		_, _ = process.Etcdctl(other.path("opt/bin/etcdctl.sh"), "move-leader", fmt.Sprintf("%x", own.Header.Member))
-		return false
-	}))
+	n.ok(process.Lead(n.path("opt/bin/etcdctl.sh"), other.path("opt/bin/etcdctl.sh")))
 }
 
 // Members answer otherwise than they should, to one call or to all of a kind. What is only late, or was done although the

@@ -133,7 +133,11 @@ func (n *node) install(script string) {
 	for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
 		as := filepath.Join(dir, tool)
 		if tool == "etcd" && script != "" {
-			n.ok(os.WriteFile(as, []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+			// A process that another test starts just now would hold the file open for a moment, and it could not be run.
+			syscall.ForkLock.RLock()
+			err := os.WriteFile(as, []byte("#!/bin/sh\n"+script+"\n"), 0o755)
+			syscall.ForkLock.RUnlock()
+			n.ok(err)
 			as += ".real"
 		}
 		n.ok(os.Link(filepath.Join(programs.dir, tool), as))
@@ -176,7 +180,7 @@ func (n *node) argv(args ...string) []string {
 	if words < 0 {
 		words = len(args)
 	}
-	all := append(slices.Clone(args[:words]), "--root", n.root, "-o", "json", "--timeout", "2m")
+	all := append(slices.Clone(args[:words]), "--root", n.root, "-o", "json", "--timeout", "5m")
 	if args[0] == "init" || args[0] == "join" {
 		all = append(all, "--name", n.name, "--bind-address", n.address, "--init-system", "process", "--version", current,
 			"--release-url", n.mirror.URL(), "--sha256sums", n.mirror.Sums())

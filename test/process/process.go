@@ -3,6 +3,7 @@
 package process
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -138,6 +139,39 @@ func Etcdctl(program string, args ...string) (string, error) {
 		err = fmt.Errorf("etcdctl %s: %w\n%s%s", strings.Join(args, " "), err, out, &said)
 	}
 	return strings.TrimSpace(string(out)), err
+}
+
+// Lead makes the member of an etcdctl the leader of its cluster, which it is as long as no machine stalls. The other members
+// are known by their own.
+func Lead(program string, others ...string) error {
+	var failed error
+	err := Until(program+" to be that of the leader", func() bool {
+		var answers []struct {
+			Status struct {
+				Header struct {
+					Member uint64 `json:"member_id"`
+				}
+				Leader uint64
+			}
+		}
+		said, err := Etcdctl(program, "endpoint", "status", "-w", "json")
+		if err == nil {
+			err = json.Unmarshal([]byte(said), &answers)
+		}
+		if err != nil || len(answers) != 1 {
+			failed = errors.Join(err, fmt.Errorf("the status is %q", said))
+			return true
+		}
+		own := answers[0].Status
+		if own.Leader == own.Header.Member {
+			return true
+		}
+		for _, o := range others { // whoever does not lead refuses
+			_, _ = Etcdctl(o, "move-leader", fmt.Sprintf("%x", own.Header.Member))
+		}
+		return false
+	})
+	return errors.Join(failed, err)
 }
 
 // Until waits for a state that has to come.

@@ -84,6 +84,15 @@ func giveCA(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// lead makes a node that of the leader: on a busy machine others may have been elected since.
+func lead(ts *testscript.TestScript, neg bool, args []string) {
+	var programs []string
+	for _, n := range named(ts, neg, args) {
+		programs = append(programs, filepath.Join(n.root, "opt/bin/etcdctl.sh"))
+	}
+	ts.Check(process.Lead(programs[0], programs[1:]...))
+}
+
 // crash kills etcd, and waits for its supervisor to start it again.
 func crash(ts *testscript.TestScript, neg bool, args []string) {
 	for _, n := range named(ts, neg, args) {

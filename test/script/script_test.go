@@ -11,6 +11,7 @@
 //	status N PROGRAM...     a program that has to end with exit status N
 //	nobody PROGRAM...       a program without privileges
 //	giveca FROM TO...       brings the CA to other nodes, as an operator does
+//	lead NAME OTHERS...     makes the member on a node the leader of its cluster
 //	crash NAME              kills etcd on the node; its supervisor starts it again
 //	down NAME, lose NAME    kills etcd and its supervisor; lose also removes the node's root
 //	starts NAME N           etcd was started that many times on the node
@@ -101,6 +102,7 @@ func play(t *testing.T, mirror release.Mirror, version, dir string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node":      addNodes,
 			"giveca":    giveCA,
+			"lead":      lead,
 			"crash":     crash,
 			"down":      down,
 			"lose":      lose,

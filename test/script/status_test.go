@@ -113,7 +113,7 @@ func TestExitStatuses(t *testing.T) {
 					defer after()
 				}
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			c := exec.CommandContext(ctx, bin, row.args...)
 			var told bytes.Buffer
