@@ -55,8 +55,9 @@ func run(ctx context.Context, etcdadm, version, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.end()) }()
+	network := process.NewNetwork(82) // another demo may be played at the same time
 	for i := range 3 {
-		n := &node{story: s, name: fmt.Sprintf("etcd-%d", i+1), address: fmt.Sprintf("127.82.0.%d", i+1)}
+		n := &node{story: s, name: fmt.Sprintf("etcd-%d", i+1), address: network.Address()}
 		n.root = filepath.Join(dir, n.name)
 		s.nodes = append(s.nodes, n)
 	}
