@@ -26,7 +26,7 @@ func TestOneNodeAtATimeIsAdmitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Longer than a lease lives that nobody renews.
-	short, cancel := context.WithTimeout(t.Context(), constants.AdmissionTTL+2*time.Second)
+	short, cancel := context.WithTimeout(t.Context(), max(constants.AdmissionTTL, election*3/2)+2*time.Second)
 	defer cancel()
 	if err := other.Take(short, c); errs.StatusOf(err) != errs.Timeout || !strings.Contains(err.Error(), "another node joins") || len(errs.HintsOf(err)) == 0 {
 		t.Errorf("an admission that another node has: status %d: %v", errs.StatusOf(err), err)
@@ -56,7 +56,7 @@ func TestAdmissionEndsWithItsHolder(t *testing.T) {
 	}
 	dead.stop() // as with its process, when that is killed
 	dead.kept.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := next.Take(ctx, c); err != nil {
 		t.Errorf("after the holder has died: %v", err)
@@ -80,7 +80,7 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 
 	added := make(chan *converge.Result)
 	go func() {
-		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: anyLearner}, 30*time.Second, nil)
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: anyLearner}, patience, nil)
 	}()
 	select {
 	case r := <-added:
@@ -89,7 +89,7 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 	}
 	// The one who has the admission gives it back: at no moment does it look as if nobody came next.
 	for tries := 0; !waitingFor(t, c, a, queueLease); tries++ {
-		if tries == 1000 {
+		if tries == 10_000 {
 			t.Fatal("nobody says that a node waits for the admission")
 		}
 		time.Sleep(soon)
@@ -104,7 +104,7 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 
 	waits, promoted := make(chan string, 10), make(chan *converge.Result)
 	go func() {
-		promoted <- apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 30*time.Second, func(s string) { waits <- s })
+		promoted <- apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, patience, func(s string) { waits <- s })
 	}()
 	for note := ""; !strings.Contains(note, "another node is being added"); {
 		select {
@@ -156,7 +156,7 @@ func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
 	added := make(chan *converge.Result)
 	refused := make(chan string, 100)
 	go func() {
-		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: "http://127.0.0.3:2380", Admission: &mine, Several: up}, 30*time.Second,
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: "http://127.0.0.3:2380", Admission: &mine, Several: up}, patience,
 			func(s string) { refused <- s })
 	}()
 	select {

@@ -81,7 +81,7 @@ func TestMemberComesAndGoes(t *testing.T) {
 	if r := holds(t, Removed{Cluster: rest, ID: removed.ID, PeerURL: removed.PeerURL}); r.Changed {
 		t.Error("the member was removed, and is still there")
 	}
-	last := apply(t, Removed{Cluster: rest, PeerURL: other.peer, Local: other.client}, 30*time.Second, nil)
+	last := apply(t, Removed{Cluster: rest, PeerURL: other.peer, Local: other.client}, patience, nil)
 	if errs.StatusOf(last.Err) != errs.Precondition {
 		t.Errorf("the last voter: %v", last.Err)
 	}
@@ -179,12 +179,13 @@ func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
 	notes := make(chan string, 100)
 	done := make(chan *converge.Result)
 	go func() {
-		done <- apply(t, Added{Cluster: c, PeerURL: mine}, 30*time.Second, func(s string) { notes <- s })
+		done <- apply(t, Added{Cluster: c, PeerURL: mine}, patience, func(s string) { notes <- s })
 	}()
+	var why string
 	select {
-	case note := <-notes:
-		if !strings.Contains(note, held.HexID()) || !strings.Contains(note, other) {
-			t.Errorf("the note does not name the holder: %s", note)
+	case why = <-notes:
+		if !strings.Contains(why, held.HexID()) || !strings.Contains(why, other) {
+			t.Errorf("the note does not name the holder: %s", why)
 		}
 	case r := <-done:
 		t.Fatalf("did not wait: %v", r.Err)
@@ -194,8 +195,10 @@ func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
 	if r := <-done; r.Err != nil || !r.Changed {
 		t.Errorf("after the slot was free: %+v", r)
 	}
-	if len(notes) > 0 {
-		t.Errorf("the same reason was told again: %s", <-notes)
+	for len(notes) > 0 { // a busy machine may have reasons of its own
+		if again := <-notes; again == why {
+			t.Errorf("the same reason was told again: %s", again)
+		}
 	}
 
 	late := apply(t, Added{Cluster: c, PeerURL: "http://127.0.0.4:2380"}, 10*time.Second, nil)
@@ -218,7 +221,7 @@ func TestAddedWaitsForAHealthyLeader(t *testing.T) {
 	})
 	a, b := newNode(t, "a", tells), newNode(t, "b", tells)
 	start(t, a, b)
-	r := apply(t, Added{Cluster: open(t, Options{}, a.client, b.client), PeerURL: "http://127.0.0.2:2380"}, 30*time.Second, func(s string) {
+	r := apply(t, Added{Cluster: open(t, Options{}, a.client, b.client), PeerURL: "http://127.0.0.2:2380"}, patience, func(s string) {
 		waited.Store(waited.Load() || strings.Contains(s, "connected to a majority for 5s"))
 	})
 	if r.Err != nil || waited.Load() != refused.Load() { // on a busy machine 5 s may be over at the first try
@@ -231,12 +234,12 @@ func TestDeadVoter(t *testing.T) {
 	a, b, d := newNode(t, "a", lax), newNode(t, "b", lax), newNode(t, "d", lax)
 	start(t, a, b, d)
 	dead := d.id()
-	d.stop()
+	d.die(t, a, b)
 	c := open(t, Options{}, d.client, a.client, b.client)
 
 	refused := func(what string, want converge.Checker, reason string) {
 		t.Helper()
-		r := apply(t, want, 30*time.Second, nil)
+		r := apply(t, want, patience, nil)
 		if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(r.Err.Error(), reason) || !strings.Contains(r.Err.Error(), hexID(dead)) {
 			t.Errorf("%s: %v", what, r.Err)
 		}
@@ -253,7 +256,7 @@ func TestDeadVoter(t *testing.T) {
 		t.Errorf("in place of the lost member: %+v", m)
 	}
 	// One that runs is not pushed aside.
-	r := apply(t, Added{Cluster: c, PeerURL: b.peer, Blank: true}, 30*time.Second, nil)
+	r := apply(t, Added{Cluster: c, PeerURL: b.peer, Blank: true}, patience, nil)
 	if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(r.Err.Error(), "runs somewhere") {
 		t.Errorf("a member that runs: %v", r.Err)
 	}
@@ -278,7 +281,7 @@ func TestLostQuorum(t *testing.T) {
 	if d, err := (Added{Cluster: c, PeerURL: b.peer}).Check(t.Context()); err != nil || len(d) > 0 {
 		t.Errorf("an added member: %v, %v", d, err)
 	}
-	r := apply(t, Removed{Cluster: c, PeerURL: b.peer}, time.Minute, nil)
+	r := apply(t, Removed{Cluster: c, PeerURL: b.peer}, patience, nil)
 	if errs.StatusOf(r.Err) != errs.Precondition || !strings.Contains(strings.Join(errs.HintsOf(r.Err), " "), "--skip-remove-member") {
 		t.Errorf("removal: %v, %v", r.Err, errs.HintsOf(r.Err))
 	}
@@ -403,7 +406,7 @@ func TestPromotedAfterWhatComesBefore(t *testing.T) {
 
 	failed := errors.New("the disk is gone")
 	promoted := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Before: func() error { return failed }}
-	if r := apply(t, promoted, 30*time.Second, nil); !errors.Is(r.Err, failed) {
+	if r := apply(t, promoted, patience, nil); !errors.Is(r.Err, failed) {
 		t.Errorf("what comes before the promotion failed: %v", r.Err)
 	}
 	if m, _ := memberOf(t, c, b); !m.Learner {
@@ -430,7 +433,7 @@ func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 
 	gone := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Ended: func(context.Context) error { return errEnough }}
-	if r := apply(t, gone, 30*time.Second, nil); !errors.Is(r.Err, errEnough) {
+	if r := apply(t, gone, patience, nil); !errors.Is(r.Err, errEnough) {
 		t.Errorf("a member that does not stay up: %v", r.Err)
 	}
 	unstarted := apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, 10*time.Second, nil)
@@ -458,7 +461,7 @@ func TestPromotedWaitsForAllOfTheLog(t *testing.T) {
 	acts.Store(0)
 	done := make(chan *converge.Result)
 	go func() {
-		done <- apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: "http://" + l.Addr().String()}, 30*time.Second, nil)
+		done <- apply(t, Promoted{Cluster: c, PeerURL: b.peer, Local: "http://" + l.Addr().String()}, patience, nil)
 	}()
 	for range 3 {
 		select {
@@ -488,7 +491,7 @@ func TestPromotedWaitsForALeaderThatHearsTheMember(t *testing.T) {
 	join(t, b, a)
 	holds(t, Answering{c, b.client})
 	caughtUp := Promoted{Cluster: c, PeerURL: b.peer, Local: b.client, Before: func() error { return errEnough }}
-	if r := apply(t, caughtUp, 30*time.Second, nil); !errors.Is(r.Err, errEnough) { // heard so far
+	if r := apply(t, caughtUp, patience, nil); !errors.Is(r.Err, errEnough) { // heard so far
 		t.Fatal(r.Err)
 	}
 

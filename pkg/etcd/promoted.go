@@ -13,6 +13,9 @@ import (
 	"etcdadm/pkg/errs"
 )
 
+// yieldLimit is how long a promotion waits for who is being added. Tests give more, as they keep the machine busy.
+var yieldLimit = constants.YieldLimit
+
 // Promoted is the state that the member with a peer URL is a voter. Apply waits until its context ends for the member to
 // catch up. etcd would promote at 90 % of the leader's log; on a large one that may be a million entries short.
 type Promoted struct {
@@ -77,7 +80,7 @@ func (r Promoted) Apply(ctx context.Context) error {
 			return err
 		}
 		// With one voter, etcd takes new members at once; from the second one on it lets each wait for five seconds.
-		if len(a.Voters()) == 1 && time.Since(began) < constants.YieldLimit && admitting(ctx, a.client) {
+		if len(a.Voters()) == 1 && time.Since(began) < yieldLimit && admitting(ctx, a.client) {
 			return waiting{"another node is being added", soon}
 		}
 		health := c.Health(ctx, a.Membership)

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,7 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
@@ -37,8 +39,12 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
+	grace, yieldLimit = 5*time.Second, patience
 	os.Exit(m.Run())
 }
+
+// patience is for what comes about at once on a machine that has nothing else to do.
+const patience = 3 * time.Minute
 
 // node is a real etcd in this process, at an address of its own.
 type node struct {
@@ -47,11 +53,15 @@ type node struct {
 	server                 *embed.Etcd
 }
 
+// election is how long a leader has to be silent for another one to be elected: with the second of etcd a busy machine elects
+// leaders without a cause. A lease lives for one and a half of it, at least.
+const election = 3 * time.Second
+
 var addresses atomic.Int64
 
 // address returns an address of 127.0.0.0/8 that no other test uses, nor another test process of this machine.
 func address() string {
-	n := addresses.Add(1)
+	n := addresses.Add(1)%250 + 1 // by the time that all were given out, those who had the first are gone
 	return fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%64, (os.Getpid()/64)%256, n)
 }
 
@@ -63,7 +73,8 @@ func newNode(t *testing.T, name string, change ...func(*node)) *node {
 	cfg := n.config
 	cfg.Name, cfg.Dir = name, filepath.Join(t.TempDir(), "etcd")
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.UnsafeNoFsync = true // its ticks stay those of etcd: with faster ones a busy machine elects leaders without a cause
+	cfg.UnsafeNoFsync = true
+	cfg.ElectionMs = uint(election.Milliseconds())
 	for _, f := range change {
 		f(n)
 	}
@@ -92,7 +103,7 @@ func start(t *testing.T, nodes ...*node) {
 	for _, n := range nodes {
 		<-n.server.Server.ReadyNotify()
 		for tries := 0; n.server.Server.ClusterVersion() == nil; tries++ { // etcd lets nobody join before there is one
-			if tries == 1000 {
+			if tries == 10_000 {
 				t.Fatal("the cluster has decided on no version")
 			}
 			time.Sleep(soon)
@@ -103,6 +114,14 @@ func start(t *testing.T, nodes ...*node) {
 // join runs an etcd that was added to the cluster of the others. It is not waited for.
 func join(t *testing.T, n *node, others ...*node) {
 	t.Helper()
+	for _, other := range others {
+		for tries := 0; other.server != nil && !other.knows(n); tries++ { // it may be the one who is asked, and a moment behind
+			if tries == 10_000 {
+				t.Fatalf("%s does not learn that %s was added", other.name, n.name)
+			}
+			time.Sleep(soon)
+		}
+	}
 	launch(t, embed.ClusterStateFlagExisting, append(others, n), []*node{n})
 }
 
@@ -131,6 +150,26 @@ func (n *node) stop() {
 		n.server.Close()
 		n.server = nil
 	}
+}
+
+// die stops one of several members, and waits until the others have a leader.
+func (n *node) die(t *testing.T, others ...*node) {
+	t.Helper()
+	id := n.server.Server.MemberID()
+	n.stop()
+	for _, other := range others {
+		for tries := 0; other.server.Server.Leader() == id || other.server.Server.Leader() == 0; tries++ {
+			if tries == 10_000 {
+				t.Fatalf("%s elects nobody", other.name)
+			}
+			time.Sleep(soon)
+		}
+	}
+}
+
+// knows tells whether another one is a member, as far as this one has heard.
+func (n *node) knows(other *node) bool {
+	return slices.ContainsFunc(n.server.Server.Cluster().Members(), func(m *membership.Member) bool { return slices.Contains(m.PeerURLs, other.peer) })
 }
 
 func (n *node) id() uint64 { return uint64(n.server.Server.MemberID()) }
@@ -184,7 +223,7 @@ func applyUntil(ctx context.Context, want converge.Checker, within time.Duration
 // holds fails the test unless the state comes about.
 func holds(t *testing.T, want converge.Checker) *converge.Result {
 	t.Helper()
-	r := apply(t, want, 30*time.Second, func(s string) { t.Log(s) })
+	r := apply(t, want, patience, func(s string) { t.Log(s) })
 	if r.Err != nil {
 		t.Fatalf("%T: %v", want, r.Err)
 	}
@@ -197,7 +236,7 @@ func waits(t *testing.T, want converge.Checker, reason string) {
 	t.Helper()
 	ctx, enough := context.WithCancel(t.Context())
 	defer enough()
-	r := applyUntil(ctx, want, time.Minute, func(s string) {
+	r := applyUntil(ctx, want, patience, func(s string) {
 		t.Log(s)
 		if strings.Contains(s, reason) {
 			enough()

@@ -134,11 +134,11 @@ func TestAMemberThatIsAwayIsWaitedFor(t *testing.T) {
 			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer}
 			t.Cleanup(turn.Close)
 			holds(t, turn)
-			d.stop()
+			d.die(t, a, b)
 
 			changed, told := make(chan *converge.Result), make(chan string, 100)
 			want := change(c, a, b, learner)
-			go func() { changed <- apply(t, want, 30*time.Second, func(s string) { told <- s }) }()
+			go func() { changed <- apply(t, want, patience, func(s string) { told <- s }) }()
 			for note := ""; !strings.Contains(note, "is being restarted"); {
 				select {
 				case note = <-told:
