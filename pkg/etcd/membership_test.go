@@ -190,7 +190,7 @@ func TestAddedWaitsForTheLearnerSlot(t *testing.T) {
 	case r := <-done:
 		t.Fatalf("did not wait: %v", r.Err)
 	}
-	time.Sleep(4 * soon) // several tries
+	time.Sleep(4 * later) // several tries
 	holds(t, Removed{Cluster: c, ID: held.ID})
 	if r := <-done; r.Err != nil || !r.Changed {
 		t.Errorf("after the slot was free: %+v", r)
