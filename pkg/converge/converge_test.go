@@ -295,18 +295,21 @@ func (n noting) Apply(ctx context.Context) error {
 }
 
 func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
-	never := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
-		return converge.Diff{{What: "etcd", Have: "silent"}}, fmt.Errorf("port 2379 is closed: %w", context.DeadlineExceeded)
-	})
 	for _, limit := range []string{"of the step", "of the run"} {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		asked := 0
+		looked := make(chan struct{})
+		never := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+			select {
+			case <-looked:
+			default:
+				close(looked)
+			}
+			return converge.Diff{{What: "etcd", Have: "silent"}}, fmt.Errorf("port 2379 is closed: %w", context.DeadlineExceeded)
+		})
+		ctx, asked := t.Context(), 0
 		step := converge.Step{Name: "health/serving", Short: "etcd serves", Want: never, Within: 20 * time.Millisecond, Hint: "last", Why: func() []string { asked++; return []string{"first"} }}
 		if limit == "of the run" {
 			step.Within = time.Hour
-			ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
-			defer cancel()
+			ctx = expiring{ctx, looked}
 		}
 		r := converge.Run(ctx, phases(step), converge.Options{})
 		got := errs.HintsOf(r.Err)
@@ -316,5 +319,22 @@ func TestAStepThatIsGivenUpSaysWhy(t *testing.T) {
 		if !strings.Contains(r.Err.Error(), "etcd: silent; port 2379 is closed") || strings.Contains(r.Err.Error(), "deadline") {
 			t.Errorf("the limit %s: %v does not tell the reason alone", limit, r.Err)
 		}
+	}
+}
+
+// expiring is a context whose limit is over at a moment that no clock decides.
+type expiring struct {
+	context.Context
+	over <-chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.over }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
