@@ -78,7 +78,7 @@ func startEtcd(t *testing.T, dataDir, name string) (*clientv3.Client, func()) {
 	c.Name, c.Dir, c.InitialCluster = name, dataDir, name+"="+peer.String()
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.TickMs, c.ElectionMs = 10, 100
+	c.TickMs, c.ElectionMs, c.UnsafeNoFsync = 10, 100, true // no power is cut here, and etcd gives a slow disk but seconds
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	e, err := embed.StartEtcd(c)
 	if err != nil {
