@@ -13,13 +13,8 @@ import (
 	"etcdadm/pkg/host"
 )
 
-// offline is a URL that nobody answers.
-func offline(t *testing.T) string {
-	t.Helper()
-	s := serve(t)
-	_ = s.Close()
-	return s.Base("ok")
-}
+// offline is a URL that nobody answers: nobody who asks for any port is given this one.
+const offline = "http://127.0.0.1:1/ok"
 
 func TestOperatorsArchiveIsUsedWithoutNetwork(t *testing.T) {
 	s := serve(t)
@@ -29,7 +24,7 @@ func TestOperatorsArchiveIsUsedWithoutNetwork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			src := source(t, v, offline(t))
+			src := source(t, v, offline)
 			put(t, src.Host, src.CachePath(), data)
 			r := mustRun(t, binary.Archive{Source: src}, false)
 			if warned := len(r.Warnings) == 1 && strings.Contains(r.Warnings[0], "not upstream's"); warned != (v == listed) {
@@ -59,7 +54,7 @@ func TestSpoiltArchiveIsFetchedAgainOrNamed(t *testing.T) {
 		{"garbage behind", append(append([]byte{}, data...), "more"...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			src := source(t, unlisted, offline(t))
+			src := source(t, unlisted, offline)
 			put(t, src.Host, src.CachePath(), c.data)
 			mustFail(t, binary.Archive{Source: src}, errs.Verification, src.CachePath(), "connection refused")
 			src.ReleaseURL = s.Base("ok")
