@@ -214,6 +214,9 @@ func TestReadersSeeMatchingPairs(t *testing.T) {
 				foreign(t, foreignCA, nil, nil).place(t, h, CAName)
 			}
 			must(t, n.leaf(ServerName).Apply(context.Background()))
+			for next := loads.Load() + 2; loads.Load() < next && len(behind)+len(public) == 0; { // a busy machine may let nobody read
+				time.Sleep(time.Millisecond)
+			}
 		}
 		stop.Store(true)
 		if err := <-behind; err != nil {
@@ -221,9 +224,6 @@ func TestReadersSeeMatchingPairs(t *testing.T) {
 		}
 		if err := <-public; err != nil {
 			t.Errorf("placed %v: %v", placed, err)
-		}
-		if loads.Load() < 100 {
-			t.Errorf("placed %v: only %d loads", placed, loads.Load())
 		}
 	}
 }
