@@ -37,7 +37,7 @@ func TestDownAwaitsASupervisorThatIsAboutToBe(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the supervisor was left running")
 		_ = c.Process.Kill()
 		<-ended
