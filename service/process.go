@@ -184,12 +184,12 @@ func (p *process) State(ctx context.Context) (State, error) {
 	last := p.exited(v)
 	s := State{
 		Running: v.etcd != 0, PID: v.etcd, Digest: v.digest, Restarts: last.Restarts, LastExit: last.LastExit,
-		Removed: v.etcd == 0 && last.LastExit == removedText,
+		Removed: v.etcd == 0 && last.LastExit == removedText, Again: v.etcd == 0 && v.supervisor != 0,
 	}
 	if s.Running {
 		s.StartedAt, err = p.host.Started(v.etcd)
 		if errors.Is(err, fs.ErrNotExist) { // ended meanwhile
-			return State{Restarts: s.Restarts, LastExit: s.LastExit, Removed: s.Removed}, nil
+			return State{Restarts: s.Restarts, LastExit: s.LastExit, Removed: s.Removed, Again: true}, nil
 		}
 	}
 	return s, err

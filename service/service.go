@@ -48,7 +48,7 @@ type Backend interface {
 // State is what runs now.
 type State struct {
 	Running   bool
-	Again     bool      // it does not run, and whoever has ended it starts it again: a kubelet, after a pause
+	Again     bool      // it does not run, and whoever keeps it running starts it, or starts it again after a pause
 	PID       int       // of etcd; 0 when it does not run, or where its process cannot be seen
 	Digest    string    // what etcd was started with; "" when it cannot be read
 	StartedAt time.Time // zero when etcd does not run

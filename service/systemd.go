@@ -235,6 +235,7 @@ func (s *systemd) State(ctx context.Context) (State, error) {
 	st := State{PID: u.pid(), Restarts: u.number("NRestarts"), LastExit: s.ended(u)}
 	if st.PID == 0 {
 		st.Removed = st.LastExit == removedText
+		st.Again = !u.idle() && !st.Removed
 		return st, nil
 	}
 	st.Running = true
@@ -243,7 +244,7 @@ func (s *systemd) State(ctx context.Context) (State, error) {
 	}
 	st.StartedAt, err = s.host.Started(st.PID)
 	if errors.Is(err, fs.ErrNotExist) { // ended meanwhile
-		return State{Restarts: st.Restarts, LastExit: st.LastExit}, nil
+		return State{Restarts: st.Restarts, LastExit: st.LastExit, Again: true}, nil
 	}
 	return st, err
 }

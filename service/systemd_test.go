@@ -304,6 +304,39 @@ func TestAUnitBetweenTwoStartsIsLeftToSystemd(t *testing.T) {
 	}
 }
 
+// Who waits for etcd waits while systemd is about to start it, and for nothing when systemd has given it up.
+func TestAStartThatIsToComeIsToldFromOneThatIsNot(t *testing.T) {
+	m := newMachine(t)
+	m.configure("one")
+	if err := m.run(t.Context(), "daemon-reload"); err != nil {
+		t.Fatal(err)
+	}
+	defer writeState(fakeState{ActiveState: "inactive", SubState: "dead"})
+	for _, c := range []struct {
+		active, sub, result string
+		job                 int
+		journal             string
+		again               bool
+	}{
+		{"activating", "auto-restart", "exit-code", 0, "", true},
+		{"activating", "start-pre", "exit-code", 0, "", true},
+		{"deactivating", "stop-post", "exit-code", 0, "", true}, // for an instant, at every end
+		{"failed", "failed", "exit-code", 9, "", true},          // somebody else has asked for a start
+		{"failed", "failed", "exit-code", 0, "", false},
+		{"failed", "failed", "start-limit-hit", 0, "", false},
+		{"inactive", "dead", "success", 0, "", false},
+		{"activating", "auto-restart", "exit-code", 0, removedWords, false},
+	} {
+		writeState(fakeState{ActiveState: c.active, SubState: c.sub, Result: c.result, Job: c.job, NRestarts: 4, ExecMainCode: cldExited, ExecMainStatus: 7})
+		if err := os.WriteFile(filepath.Join(m.state, "journal"), []byte(c.journal+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := m.State(t.Context()); err != nil || s.Running || s.Again != c.again || s.LastExit == "" || s.Restarts != 4 {
+			t.Errorf("%+v: state %+v, %v", c, s, err)
+		}
+	}
+}
+
 // Right after it was asked to start etcd, systemd still tells how often it had started the one before.
 func TestStartsOfBeforeAreNotCounted(t *testing.T) {
 	m := newMachine(t)

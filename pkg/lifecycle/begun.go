@@ -37,6 +37,9 @@ func (b begun) Apply(ctx context.Context) error {
 		if err == nil && len(d) == 0 {
 			return nil
 		}
+		if err == nil {
+			err = b.membersChanged(ctx)
+		}
 		if errors.Is(err, service.ErrMembersChanged) {
 			err = b.tell(ctx, err)
 		}
@@ -54,6 +57,23 @@ func (b begun) Apply(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// membersChanged is the end of an etcd that was told of other members than there are, and that is about to be started again:
+// as often as it likes, in vain, until it is told anew.
+func (b begun) membersChanged(ctx context.Context) error {
+	backend, err := b.n.backend()
+	if err != nil {
+		return err
+	}
+	s, err := backend.State(ctx)
+	if err != nil || !s.Again || s.LastExit == "" {
+		return nil //nolint:nilerr // who is waited for says why it is not there
+	}
+	if err := service.NotUp(ctx, backend, s.LastExit); errors.Is(err, service.ErrMembersChanged) {
+		return err
+	}
+	return nil
 }
 
 // tell writes down who is a member now. A cluster that cannot be asked for it is asked again; why etcd has ended stays the

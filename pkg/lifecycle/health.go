@@ -74,7 +74,8 @@ func (n *Node) alive(want converge.Checker) converge.Checker {
 	})
 }
 
-// ended tells, from the first time on that it is asked, why etcd does not stay up; nil while it does, or may yet.
+// ended tells, from the first time on that it is asked, why etcd does not stay up; nil while it does, or may yet: one that is
+// started again may find what the start before did not.
 func (n *Node) ended() func(context.Context) error {
 	before := -1 // starts that were there when we came: what made etcd end then may be mended
 	return func(ctx context.Context) error {

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -541,6 +542,84 @@ func TestInitKeepsAMemberOpenToPeersWithoutTheMarker(t *testing.T) {
 		}
 		if asks := env["ETCD_PEER_CERT_ALLOWED_HOSTNAME"] != ""; asks == joined {
 			t.Errorf("joined without the marker: %t; asks for it: %t", joined, asks)
+		}
+	}
+}
+
+// A backend whose states a test tells, one at each look.
+type told struct {
+	service.Backend
+	states []service.State
+	logs   []string
+}
+
+func (b *told) State(context.Context) (service.State, error) {
+	s := b.states[0]
+	if len(b.states) > 1 {
+		b.states = b.states[1:]
+	}
+	return s, nil
+}
+
+func (b *told) Logs(int) ([]string, error) { return b.logs, nil }
+func (b *told) LogCommand() string         { return "journalctl -u etcd" }
+
+// Between two starts an etcd is not given up at once, as the next one may find what this one did not; one that nobody starts
+// again is.
+func TestAnEtcdThatIsStartedAgainIsAwaited(t *testing.T) {
+	const full = "no space left on device"
+	down := service.State{LastExit: "exit status 1", Restarts: 7}
+	again, runs, more, late := down, down, down, down
+	again.Again, runs.Running, more.Again, late.Again = true, true, true, true
+	more.Restarts, late.Restarts = 9, 10
+	for name, c := range map[string]struct {
+		states  []service.State
+		serves  int // at which look it does; 0: never
+		refused bool
+	}{
+		"it comes up at the next start": {[]service.State{again, again, runs, more, runs}, 6, false},
+		"it is given up":                {[]service.State{again, runs, down}, 0, true},
+		"it is given up before we look": {[]service.State{down}, 0, true},
+		"it ends at three starts more":  {[]service.State{again, runs, more, runs, late}, 0, true},
+	} {
+		n, looks := node(t), 0
+		n.process = &told{states: c.states, logs: []string{full}}
+		serves := converge.CheckFunc(func(context.Context) (converge.Diff, error) {
+			if looks++; looks == c.serves {
+				return nil, nil
+			}
+			return gap("etcd", "silent", "answering"), nil
+		})
+		step := converge.Step{Name: "health/serving", Short: "etcd serves", Within: time.Hour, Want: n.alive(serves)}
+		r := converge.Run(t.Context(), []converge.Phase{{Name: "health", Steps: fixed(step)}}, converge.Options{})
+		if refused := r.Err != nil; refused != c.refused || refused && !strings.Contains(r.Err.Error(), "etcd does not stay up: exit status 1: a disk is full") {
+			t.Errorf("%s: %v after %d looks", name, r.Err, looks)
+		}
+		if c.refused && looks != len(c.states) {
+			t.Errorf("%s: seen after %d looks, want %d", name, looks, len(c.states))
+		}
+	}
+}
+
+// Whoever was told of other members than there are is told anew before the next start, not when several more have failed.
+func TestAnEtcdThatWasToldOfOtherMembersIsSeenBetweenTwoStarts(t *testing.T) {
+	const unequal = `{"level":"fatal","msg":"discovery failed","error":"error validating peerURLs: member count is unequal"}`
+	between := service.State{LastExit: "exit status 1", Again: true}
+	for name, c := range map[string]struct {
+		state service.State
+		said  string
+		seen  bool
+	}{
+		"between two starts":       {between, unequal, true},
+		"for another reason":       {between, "no space left on device", false},
+		"it has not ended yet":     {service.State{Again: true}, unequal, false},
+		"started again meanwhile":  {service.State{Running: true, LastExit: "exit status 1"}, unequal, false},
+		"given up, as others tell": {service.State{LastExit: "exit status 1"}, unequal, false},
+	} {
+		n := node(t)
+		n.process = &told{states: []service.State{c.state}, logs: []string{c.said}}
+		if err := (begun{n: n}).membersChanged(t.Context()); errors.Is(err, service.ErrMembersChanged) != c.seen || !c.seen && err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -255,7 +255,26 @@ func TestClusterMadeByHand(t *testing.T) {
 func TestEtcdComesBackWhenTheDiskHasRoom(t *testing.T) {
 	s := begin(t, 1, current)
 	h := s.Hosts[0]
-	s.etcdadm(h, "init")
+	starts := func() int {
+		n, _ := strconv.Atoi(strings.TrimSpace(h.Run("systemctl", "show", "--property=NRestarts", "--value", "etcd")))
+		return n
+	}
+
+	// Nor is an etcd given up, after a start of ours, that does not stay up at first, and that systemd starts again.
+	start := holdUp(h)
+	err := s.try(h, once("start", func() {
+		h.Run("mv", "/etc/etcd/pki/server.key", "/root/")
+		start()
+		if err := until("etcd to fail", func() bool { return starts() > 0 }); err != nil {
+			t.Error(err)
+		}
+		h.Run("mv", "/root/server.key", "/etc/etcd/pki/")
+	}), "init")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wants(h)
+
 	const value = "/root/value"
 	h.Write(value, 0o644, strings.Repeat("0123456789", 100_000))
 	h.DiskFull()
@@ -266,10 +285,6 @@ func TestEtcdComesBackWhenTheDiskHasRoom(t *testing.T) {
 			break
 		}
 		last = key
-	}
-	starts := func() int {
-		n, _ := strconv.Atoi(strings.TrimSpace(h.Run("systemctl", "show", "--property=NRestarts", "--value", "etcd")))
-		return n
 	}
 	if err := until("etcd to fail again and again", func() bool { return starts() > 2 }); err != nil {
 		t.Fatal(err)
