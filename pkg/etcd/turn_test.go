@@ -156,6 +156,56 @@ func TestAMemberThatIsAwayIsWaitedFor(t *testing.T) {
 	}
 }
 
+// A node whose data is lost makes room for itself, and one that it cannot reach for the moment, as it is being restarted, is no
+// reason to refuse that. That one is a part of the quorum by then: the others hear it, over connections of its own.
+func TestALostMemberIsReplacedWhenTheOneThatIsAwayIsBack(t *testing.T) {
+	t.Parallel()
+	a, b, d := newNode(t, "a"), newNode(t, "b"), newNode(t, "d")
+	client, peer := strings.TrimPrefix(d.client, "http://"), strings.TrimPrefix(d.peer, "http://")
+	ways := []*gate{newGate(t, address()+":2379", client), through(t, d)}
+	d.config.AdvertiseClientUrls = urls(t, "http://"+ways[0].Addr().String())
+	d.config.ElectionMs = 10000 // who has the turn is asked of the leader, at its peer URL: that is not to be this one
+	start(t, a, b, d)
+	for _, n := range []*node{b, d} {
+		if n.server.Server.Leader() == n.server.Server.MemberID() {
+			if err := n.server.Server.MoveLeader(t.Context(), n.id(), a.id()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c := open(t, Options{}, a.client)
+	turn := &Turn{Cluster: open(t, Options{}, a.client), PeerURL: d.peer}
+	t.Cleanup(turn.Close)
+	holds(t, turn)
+	lost := b.id()
+	b.stop()
+	for _, way := range ways {
+		_ = way.Close()
+		way.cut()
+	}
+
+	changed, told := make(chan *converge.Result, 1), make(chan string, 1000)
+	go func() {
+		changed <- apply(t, Added{Cluster: c, PeerURL: b.peer, Blank: true}, time.Minute, func(s string) { told <- s })
+	}()
+	for note := ""; !strings.Contains(note, "is being restarted"); {
+		select {
+		case note = <-told:
+		case r := <-changed:
+			t.Fatalf("while a member was away: %+v", r)
+		}
+	}
+	newGate(t, ways[0].Addr().String(), client)
+	newGate(t, ways[1].Addr().String(), peer)
+	turn.Close()
+	if r := <-changed; r.Err != nil || !r.Changed {
+		t.Errorf("when it was back: %+v", r)
+	}
+	if m, found := memberOf(t, c, b); !found || !m.Learner || m.ID == lost {
+		t.Errorf("in place of the lost member: %+v", m)
+	}
+}
+
 func anyLearner(context.Context, Membership) bool { return true }
 
 func TestAMemberThatCannotBeSparedNeedsNoTurn(t *testing.T) {
