@@ -148,9 +148,10 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		return s, err
 	}
 	own := n.Config.LocalURL()
+	runs := false
 	if backend, err := n.backend(); err == nil {
 		if state, err := backend.State(ctx); err == nil {
-			s.removed = state.Removed
+			s.removed, runs = state.Removed, state.Running
 		}
 	}
 	// Settings without data are of a member that never started, or whose data is lost. Without settings, a join may have
@@ -185,7 +186,7 @@ func (n *Node) selfFound(ctx context.Context) (self, error) {
 		}
 	}
 	if !s.running && state.Kind == snapshot.Whole {
-		if used, err := snapshot.InUse(n.Host, n.Config.DataDir); err == nil && used {
+		if used, err := n.inUse(ctx, runs); err == nil && used {
 			s.silent = silent
 		} else if err == nil {
 			m, began, err := n.membersKept(ctx)
@@ -228,6 +229,24 @@ func (n *Node) beganRestored(ctx context.Context) (bool, error) {
 		return true, nil //nolint:nilerr // damaged, it may have been anybody's
 	}
 	return !onlyVoter(m) || len(m.Members) > 1 || m.Lag > 0, nil
+}
+
+// dying is how long an etcd that was killed may take to be gone: it may have to wait for a disk, or for a processor.
+const dying = 10 * time.Second
+
+// inUse tells whether an etcd has the data open. Where none runs any more, the one that dies is waited for.
+func (n *Node) inUse(ctx context.Context, runs bool) (bool, error) {
+	for late := time.Now().Add(dying); ; {
+		used, err := snapshot.InUse(n.Host, n.Config.DataDir)
+		if err != nil || !used || runs || time.Now().After(late) {
+			return used, err
+		}
+		select {
+		case <-ctx.Done():
+			return used, ctx.Err()
+		case <-time.After(constants.PollInterval):
+		}
+	}
 }
 
 func (s *self) add(urls []string) {

@@ -176,6 +176,7 @@ func TestContractResetWithAStoppedService(t *testing.T) {
 		t.Fatal("there is no supervisor")
 	}
 	a.check(syscall.Kill(supervisor, syscall.SIGKILL))
+	c.diesSlowly(2 * time.Second)
 	succeeded(t, c.bare("reset"))
 	c.blank("/etc/etcd/pki/ca.crt", "/etc/etcd/pki/ca.key")
 	a.voters(1)
@@ -186,6 +187,17 @@ func TestContractResetWithAStoppedService(t *testing.T) {
 	if found, err := filepath.Glob(a.path("/var/backups/etcd/final-*.db")); err != nil || len(found) != 1 {
 		t.Errorf("final snapshots: %q (%v)", found, err)
 	}
+}
+
+// diesSlowly has the etcd of a node, which was killed, be gone no sooner than after some time. A disk may keep it for as long.
+func (n *node) diesSlowly(after time.Duration) {
+	n.t.Helper()
+	db, err := os.Open(n.path("/var/lib/etcd/member/snap/db"))
+	n.check(err)
+	n.check(process.Until("etcd to give its lock back", func() bool {
+		return syscall.Flock(int(db.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+	}))
+	time.AfterFunc(after, func() { _ = db.Close() })
 }
 
 // TestContractResetFindsDirectories: what init was told by flags, reset knows.
