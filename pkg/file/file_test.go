@@ -69,6 +69,7 @@ func TestAFileNeverReplacesADirectory(t *testing.T) {
 func TestDirKeepsWhatItHolds(t *testing.T) {
 	h := host.New(t.TempDir())
 	must(t, os.MkdirAll(h.Path("/var/lib/etcd/member"), 0o755))
+	must(t, os.Chmod(h.Path("/var/lib/etcd"), 0o755)) // whatever the umask is
 	d := file.Dir{Host: h, Path: "/var/lib/etcd", Mode: fs.FileMode(0o700)}
 	apply(context.Background(), t, d)
 	if info, err := os.Stat(h.Path("/var/lib/etcd")); err != nil || info.Mode().Perm() != 0o700 {
