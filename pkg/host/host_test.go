@@ -77,7 +77,8 @@ var acts = map[string]struct {
 	},
 	"replace a file in a watched directory": {
 		before: func(root string) error {
-			return errors.Join(os.Mkdir(filepath.Join(root, "d"), 0o755), write("d/f", "old", 0o644)(root))
+			d := filepath.Join(root, "d")
+			return errors.Join(os.Mkdir(d, 0o755), os.Chmod(d, 0o755), write("d/f", "old", 0o644)(root))
 		},
 		do:    func(h *host.Host) error { return h.WriteWatched("/d/f", []byte("new"), 0o600) },
 		after: map[string]string{"d": "drwxr-xr-x", "d/f": "-rw------- new"},
