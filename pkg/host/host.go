@@ -102,11 +102,13 @@ func (h *Host) Resolved(path string) string {
 }
 
 // Logical turns a real path below the root back into a logical one.
-func (h *Host) Logical(real string) string {
-	if h.root == "/" {
+func (h *Host) Logical(real string) string { return below(h.root, real) }
+
+func below(root, real string) string {
+	if root == "/" {
 		return real
 	}
-	return filepath.Clean("/" + strings.TrimPrefix(real, h.root))
+	return filepath.Clean("/" + strings.TrimPrefix(real, root))
 }
 
 // Stat describes what path leads to.

@@ -231,8 +231,11 @@ func (h *Host) Program(pid int) (path string, file fs.FileInfo, err error) {
 	if path, err = os.Readlink(exe); err != nil {
 		return "", nil, err
 	}
-	file, err = os.Stat(exe)
-	return h.Logical(strings.TrimSuffix(path, " (deleted)")), file, err
+	if file, err = os.Stat(exe); err != nil {
+		return "", nil, err
+	}
+	root, err := filepath.EvalSymlinks(h.root) // the kernel's path has no links in it
+	return below(root, strings.TrimSuffix(path, " (deleted)")), file, err
 }
 
 // SharesRoot tells whether a directory, as a process sees it, is the root of this host. A container has one of its own

@@ -292,6 +292,27 @@ func TestProcessWithAnOddName(t *testing.T) {
 	}
 }
 
+// A root may be named by a way with links in it; the kernel tells of none.
+func TestProgramBelowARootThatIsALink(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.MkdirAll(dir+"/root/opt/bin", 0o755))
+	must(t, os.Symlink("root", dir+"/link"))
+	self, err := os.ReadFile(os.Args[0])
+	must(t, err)
+	must(t, os.WriteFile(dir+"/root/opt/bin/etcd", self, 0o755))
+	c := exec.Command(dir+"/root/opt/bin/etcd", t.TempDir())
+	c.Env = append(os.Environ(), childVariable+"=lock")
+	stdin, err := c.StdinPipe()
+	must(t, err)
+	must(t, c.Start())
+	defer func() { _ = stdin.Close(); _ = c.Process.Kill(); _ = c.Wait() }()
+	for _, root := range []string{"/root", "/link"} {
+		if path, _, err := host.New(dir + root).Program(c.Process.Pid); path != "/opt/bin/etcd" || err != nil {
+			t.Errorf("below %s it runs %s, %v", root, path, err)
+		}
+	}
+}
+
 func TestListenersNameTheirProcess(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "0.0.0.0:0"} {
 		l, err := net.Listen("tcp", address)
