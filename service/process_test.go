@@ -462,11 +462,15 @@ func TestTheSupervisorIsADaemon(t *testing.T) {
 	if got, err := unix.Poll(fds, int(startLimit.Milliseconds())); err != nil || got != 1 || fds[0].Revents&unix.POLLHUP == 0 {
 		t.Errorf("somebody holds our descriptor open: %d, %v", got, err)
 	}
+	log, err := filepath.EvalSymlinks(filepath.Join(n.root, constants.LogFile))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, pid := range []int{v.supervisor, s.PID} {
 		if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || dir != "/" {
 			t.Errorf("process %d works in %s, %v", pid, dir, err)
 		}
-		for fd, want := range map[int]string{0: "/dev/null", 1: filepath.Join(n.root, constants.LogFile), 2: filepath.Join(n.root, constants.LogFile)} {
+		for fd, want := range map[int]string{0: "/dev/null", 1: log, 2: log} {
 			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); err != nil || got != want {
 				t.Errorf("descriptor %d of process %d is %s, %v", fd, pid, got, err)
 			}

@@ -370,7 +370,9 @@ func TestLinkToNothingYet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, dir, target := host.New(root), "/var", "/disk/deep/etcd"
 			if root == "/" {
-				dir = t.TempDir()
+				var err error
+				dir, err = filepath.EvalSymlinks(t.TempDir())
+				must(t, err)
 				target = dir + target
 			}
 			must(t, os.MkdirAll(h.Path(dir), 0o755))
