@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"net/netip"
+	"path"
 	"runtime"
 	"strings"
 	"time"
@@ -362,7 +363,11 @@ func (n *Node) unitsOfOthers() []converge.Step {
 
 // dataMounted comes before whatever takes what is in the data directory for the data of this node.
 func (n *Node) dataMounted(phase string) converge.Step {
-	return check(phase, "DataMounted", "file systems of the data", preflight.DataMounted{Host: n.Host, Path: n.Config.DataDir, Table: "/etc/fstab"})
+	mounted := preflight.DataMounted{Host: n.Host, Path: n.Config.DataDir, Table: "/etc/fstab"}
+	if n.Config.InitSystem == api.Systemd {
+		mounted.Units = []string{path.Dir(constants.UnitFile), "/run/systemd/system"}
+	}
+	return check(phase, "DataMounted", "file systems of the data", mounted)
 }
 
 // dataMoved refuses another data directory while the member's data is in the one that is stored: the member would be

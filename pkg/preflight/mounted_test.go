@@ -43,6 +43,40 @@ func TestDataMounted(t *testing.T) {
 		expect(t, name, preflight.DataMounted{Host: host.New("/"), Path: c.data, Table: table}, c.want)
 	}
 
+	// What is mounted by units of systemd is in no table.
+	const units, mount = "/units", "[Mount]\nWhat=/dev/sdb1\n"
+	for name, c := range map[string]struct {
+		units map[string]string
+		data  string
+		want  string // the unit that is told; "": none
+	}{
+		"nothing":               {nil, "/data", ""},
+		"the data directory":    {map[string]string{"var-lib-etcd.mount": mount}, "/var/lib/etcd", "var-lib-etcd.mount"},
+		"a directory above":     {map[string]string{"var-lib.mount": mount}, "/var/lib/etcd/", "var-lib.mount"},
+		"one that sounds alike": {map[string]string{"var-li.mount": mount, "var-lib-etcd-x.mount": mount, "lib-etcd.mount": mount}, "/var/lib/etcd", ""},
+		"as systemd-escape has": {map[string]string{`srv-my\x20disk\x2d1-.d-\xc3\xa4_.mount`: mount}, "/srv/my disk-1/.d/ä_", `srv-my\x20disk\x2d1-.d-\xc3\xa4_.mount`},
+		"a name of dots":        {map[string]string{`\x2ea-b:c.mount`: mount}, "/.a/b:c", `\x2ea-b:c.mount`},
+		"masked":                {map[string]string{"var-lib.mount": ""}, "/var/lib/etcd", ""},
+		"with a condition":      {map[string]string{"var-lib.mount": "[Unit]\nConditionPathExists=/dev/sdb1\n" + mount}, "/var/lib/etcd", ""},
+		"that of a link":        {map[string]string{"etc-link.mount": mount}, "/etc/link", "etc-link.mount"},
+		"where a link leads":    {map[string]string{"srv.mount": mount}, "/etc/link", "srv.mount"},
+	} {
+		root := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(root, units), 0o755))
+		must(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+		must(t, os.Symlink("/srv/etcd", filepath.Join(root, "etc/link")))
+		for unit, text := range c.units {
+			must(t, os.WriteFile(filepath.Join(root, units, unit), []byte(text), 0o600))
+		}
+		want := verdict{}
+		if c.want != "" {
+			want = verdict{refused: filepath.Join(root, units, c.want) + " has one for ", hint: "systemctl start "}
+		}
+		expect(t, "a unit: "+name, preflight.DataMounted{Host: host.New(root), Path: c.data, Table: "/fstab", Units: []string{"/stronger", units}}, want)
+	}
+	must(t, os.WriteFile(at("proc.mount"), []byte(mount), 0o600))
+	expect(t, "a unit that is mounted", preflight.DataMounted{Host: host.New("/"), Path: "/proc/etcd", Table: table + ".no", Units: []string{dir}}, verdict{})
+
 	rooted := preflight.DataMounted{Host: host.New(dir), Path: "/data", Table: "/etc/fstab"}
 	expect(t, "no table", rooted, verdict{})
 	must(t, os.MkdirAll(at("etc"), 0o755))

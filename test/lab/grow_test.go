@@ -180,8 +180,11 @@ func TestDataDirectoryIsAMountOrALink(t *testing.T) {
 	// A disk that is late is waited for by whoever runs etcdadm; one that is there is seen.
 	mounted.Write("/etc/fstab", 0o644, "LABEL=late /srv/late ext4 noauto 0 0\nLABEL=etcd "+dir+" ext4 noauto 0 0\n")
 	s.says(mounted, 3, []string{"/etc/fstab has one for /srv/late", "mount /srv/late"}, "init", "--data-dir", "/srv/late/etcd")
+	mounted.Write("/etc/systemd/system/srv-later.mount", 0o644, "[Mount]\nWhat=LABEL=later\nWhere=/srv/later\n")
+	mounted.Write("/etc/systemd/system/var-lib-etcd.mount", 0o644, "[Mount]\nWhat=LABEL=etcd\nWhere="+dir+"\n")
+	s.says(mounted, 3, []string{"/etc/systemd/system/srv-later.mount has one for /srv/later", "systemctl start srv-later.mount"}, "init", "--data-dir", "/srv/later/etcd")
 	s.etcdadm(mounted, "init", "--dry-run")
-	mounted.Run("rm", "/etc/fstab")
+	mounted.Run("rm", "/etc/fstab", "/etc/systemd/system/srv-later.mount", "/etc/systemd/system/var-lib-etcd.mount")
 	final := strings.TrimSpace(mounted.Run("sh", "-c", "ls /var/backups/etcd/final-*.db"))
 	s.etcdadm(mounted, "init", "--snapshot", final)
 	rejoin(linked, mounted)
