@@ -127,7 +127,7 @@ func (n *Node) caUnknown(ctx context.Context, missingOnly bool) error {
 		return err
 	}
 	if d, err := backend.Running(env.Digest).Check(ctx); err != nil || len(d) == 0 || !etcd.HasQuorum(ctx, n.listeners().Metrics) {
-		return nil //nolint:nilerr // what cannot be looked at is told by whoever starts it
+		return nil // what cannot be looked at is told by whoever starts it
 	}
 	leaves, err := n.leaves(nil, missingOnly)
 	if err != nil {
@@ -136,7 +136,7 @@ func (n *Node) caUnknown(ctx context.Context, missingOnly bool) error {
 	client := slices.IndexFunc(leaves, func(l certs.Leaf) bool { return l.Name == certs.EtcdctlName })
 	t, err := leaves[client].Trial()
 	if err != nil {
-		return nil //nolint:nilerr // the steps of the certificates say so
+		return nil // the steps of the certificates say so
 	}
 	c := etcd.Open(etcd.Options{Host: n.Host, TLS: t, Log: n.Log})
 	defer c.Close()
