@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A guard remembers when the processes of members began and ended. What it remembers is exact, even on a machine that is
-// too busy to look often: the kernel tells of an end, and of when a process began.
+// A guard remembers when the processes of members began and ended. On a machine that is too busy to look often it may
+// learn late of an end, and never sees a member away that was not: the kernel tells when a process began.
 type guard struct {
 	play *Play
 	stop chan struct{}
@@ -28,6 +28,11 @@ type span struct {
 	node     *Node
 	from, to time.Duration // since the machine was booted
 	members  int           // how many there were at its beginning
+}
+
+// endsAt notes that the next process began. By then the one before had ended, if that was noticed later.
+func (s *span) endsAt(began time.Duration) {
+	s.from, s.to = min(s.from, began-1), began
 }
 
 // guardQuorum watches the processes of all nodes until stop is called, which tells whether at some moment fewer members
@@ -55,7 +60,7 @@ func (g *guard) watch(n *Node) {
 		if began, err := began(pid); err == nil {
 			if away >= 0 {
 				g.mu.Lock()
-				g.down[away].to = began
+				g.down[away].endsAt(began)
 				g.mu.Unlock()
 				away = -1
 			}
