@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -52,13 +54,16 @@ func mistake(args []string) error {
 		if err != nil {
 			return err
 		}
+		if pid <= 1 { // kill(2) would take that for many
+			return fmt.Errorf("there is no process %d to end", pid)
+		}
 		return syscall.Kill(pid, syscall.SIGKILL)
 	}
 	return nil
 }
 
 func addVoter(door, peer string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{door}, Logger: zap.NewNop()})
 	if err != nil {
@@ -66,7 +71,11 @@ func addVoter(door, peer string) error {
 	}
 	defer func() { _ = c.Close() }()
 	for {
-		if _, err = c.MemberAdd(ctx, []string{peer}); err == nil || ctx.Err() != nil {
+		_, err = c.MemberAdd(ctx, []string{peer})
+		if errors.Is(err, rpctypes.ErrPeerURLExist) { // it was added before, and the answer lost
+			return nil
+		}
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		time.Sleep(100 * time.Millisecond)
