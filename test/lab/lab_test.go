@@ -110,10 +110,12 @@ func TestHostsComeBack(t *testing.T) {
 	}
 }
 
-// What was written and not synced is what a loss of power takes, and nothing else.
+// What was written and not synced is what a loss of power takes, and nothing else. On a busy machine the kernel may have
+// written it by itself right before: such a round proves nothing.
 func TestPowerOffLosesWhatIsNotSynced(t *testing.T) {
 	h := Up(t, 1).Hosts[0]
-	for round := range 3 {
+	lost := 0
+	for round := 0; lost < 3; round++ {
 		h.Run("sh", "-ec", `
 			echo synced > /root/synced; sync -f /root/synced
 			echo old > /root/renamed; sync -f /root/renamed
@@ -124,11 +126,13 @@ func TestPowerOffLosesWhatIsNotSynced(t *testing.T) {
 		if got := h.Run("cat", "/root/synced"); got != "synced\n" {
 			t.Errorf("round %d: the synced file holds %q", round, got)
 		}
-		if got, err := h.Exec("cat", "/root/lost"); err == nil && got != "" {
-			t.Errorf("round %d: the file that was not synced holds %q", round, got)
-		}
-		if got := h.Run("cat", "/root/renamed"); got == "new\n" {
-			t.Errorf("round %d: the file that was not synced before it was renamed holds %q", round, got)
+		file, err := h.Exec("cat", "/root/lost")
+		renamed := h.Run("cat", "/root/renamed")
+		switch {
+		case (err != nil || file == "") && renamed != "new\n":
+			lost++
+		case round == 9:
+			t.Fatalf("of %d rounds %d lost what was not synced; in the last one the file that was not synced holds %q, and the one that was not synced before it was renamed %q", round+1, lost, file, renamed)
 		}
 	}
 }
@@ -232,7 +236,7 @@ func TestClockIsWrong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return time.Until(time.Unix(seconds, 0)).Round(time.Minute)
+		return time.Until(time.Unix(seconds, 0)).Round(time.Hour) // the answer may be late
 	}
 	for _, wrong := range []time.Duration{24 * time.Hour, -24 * time.Hour, 0} {
 		h.Skew(wrong)
@@ -287,7 +291,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if err := l.Down(); err != nil {
 		t.Fatal(err)
 	}
-	compare(t, "after Down", before, picture(t))
+	nothingNew(t, "after Down", before)
 
 	// The same in another process, which is killed with its hosts running.
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledLab$", "-test.v")
@@ -306,7 +310,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if err := Up(t, 0).Down(); err != nil {
 		t.Fatal(err)
 	}
-	compare(t, "after the sweep", before, picture(t))
+	nothingNew(t, "after the sweep", before)
 }
 
 const (
@@ -383,7 +387,10 @@ func picture(t *testing.T, ours ...*Lab) map[string]bool {
 		}
 	}
 	for _, d := range loopDevices(dir) {
-		all["loop device "+d] = true
+		image, err := os.ReadFile("/sys/block/" + d + "/loop/backing_file")
+		if err == nil { // it is still one
+			all["loop device of "+string(image)] = true
+		}
 	}
 	for _, top := range tops {
 		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
@@ -420,9 +427,7 @@ func picture(t *testing.T, ours ...*Lab) map[string]bool {
 	}
 	for _, file := range locks {
 		id := strings.TrimSuffix(filepath.Base(file), ".lock")
-		held, err := lock(file, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			_ = held.Close()
+		if !isHeld(file) {
 			continue
 		}
 		if !slices.ContainsFunc(ours, func(l *Lab) bool { return l.id == id }) {
@@ -432,11 +437,26 @@ func picture(t *testing.T, ours ...*Lab) map[string]bool {
 	return all
 }
 
-func compare(t *testing.T, when string, before, after map[string]bool) {
+// isHeld tells whether somebody has the lock of a file.
+func isHeld(file string) bool {
+	f, err := os.Open(file) // and does not make it, as lock would: its lab may just have gone
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// nothingNew wants the machine to be as it was. A lab of another process that goes down while the picture is taken is in
+// one half of it: what is left behind stays, and is in the next one too.
+func nothingNew(t *testing.T, when string, before map[string]bool) {
 	t.Helper()
-	for _, what := range slices.Sorted(maps.Keys(after)) {
-		if !before[what] {
-			t.Errorf("%s there is: %s", when, what)
-		}
+	var left []string
+	if until("", func() bool {
+		left = slices.Sorted(maps.Keys(picture(t)))
+		left = slices.DeleteFunc(left, func(what string) bool { return before[what] })
+		return len(left) == 0
+	}) != nil {
+		t.Errorf("%s there is:\n%s", when, strings.Join(left, "\n"))
 	}
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,7 +79,12 @@ func remove(id, dir string) error {
 			return err
 		}
 	}
-	return errors.Join(os.RemoveAll(dir), os.Remove(dir+".lock"))
+	err = os.RemoveAll(dir)
+	// Of a lab that goes down by itself while it is looked at, the file may be gone.
+	if gone := os.Remove(dir + ".lock"); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // mountsBelow lists the mount points at and below a directory, in the order in which they were mounted.
@@ -101,6 +107,12 @@ func mountsBelow(dir string) ([]string, error) {
 
 // unmount waits for the last user of a mount that is on its way out.
 func unmount(at string) error {
+	// systemd-nspawn that was killed leaves the lock of its root directory. Another directory may get the same numbers, and
+	// so a lab seem to leave a lock or not by chance.
+	var root unix.Stat_t
+	if unix.Stat(at, &root) == nil {
+		_ = os.Remove(fmt.Sprintf("/run/systemd/nspawn/locks/inode-%d:%d", root.Dev, root.Ino))
+	}
 	var err error
 	_ = until(at, func() bool { err = unix.Unmount(at, unix.UMOUNT_NOFOLLOW); return !errors.Is(err, unix.EBUSY) })
 	// A mount that is to be seen in two places goes from both at once.
