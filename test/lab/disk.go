@@ -207,9 +207,8 @@ func (h *Host) DiskLeaves(bytes int64) {
 		switch room := int64(free.Bavail)*free.Bsize - bytes; {
 		case bytes > 0 && room <= 0:
 			return
-		case room > 1<<20:
-			err = unix.Fallocate(int(f.Fd()), 0, at, room-1<<20)
-		default:
+		case room > 1<<20 && unix.Fallocate(int(f.Fd()), 0, at, room-1<<20) == nil:
+		default: // also where the host has taken some of it meanwhile
 			_, err = f.Write(block)
 		}
 	}

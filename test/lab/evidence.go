@@ -50,7 +50,7 @@ func (h *Host) evidence(dir string) error {
 	h.setFast()
 	for name, command := range states {
 		var out strings.Builder
-		args := []string{"timeout", "20", "sh", "-c", command}
+		args := []string{"timeout", "60", "sh", "-c", command}
 		if err := h.last(program{Args: args, Out: &out, Err: &out}); err != nil {
 			fmt.Fprintf(&out, "\n%v\n", err)
 		}

@@ -155,6 +155,7 @@ func (h *Host) Journal(unit string) string {
 	if unit != "" {
 		args = append(args, "--unit="+unit)
 	}
+	h.Run("journalctl", "--sync") // what was said before, it may not have written yet
 	return h.Run(args...)
 }
 
