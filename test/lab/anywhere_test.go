@@ -56,7 +56,7 @@ var operations = []operation{
 			s.giveCA(s.Hosts[0], s.Hosts[1])
 			put(s.Hosts[0], "color", "blue")
 			// A log that is longer than this reaches the new member as a snapshot (memorySnapshotCount in etcd's server.go).
-			s.Hosts[0].Run("sh", "-c", "seq 120 | xargs -P 8 -n 1 "+etcdctl+" put number")
+			s.Hosts[0].Run("sh", "-c", "seq 120 | xargs -P 8 -n 1 "+etcdctl+" "+patient+" put number")
 		},
 		args: func(s *story) []string { return []string{"join", client(s.Hosts[0])} },
 		holds: func(s *story) {

@@ -80,12 +80,26 @@ func (s *story) kubespray(ca *retired.CA, hosts ...*Host) {
 		h.Run("sh", "-ec", "chown -R etcd /etc/ssl/etcd/ssl; install -d -m 0700 -o etcd /var/lib/etcd")
 		s.begins(h)
 	}
+	s.begun(hosts...)
 }
 
 // begins installs etcd where people do, and starts the unit that is there.
 func (s *story) begins(h *Host) {
 	s.t.Helper()
 	h.Run("sh", "-ec", "cp /mirror/v$0/bin/etcd /mirror/v$0/bin/etcdctl /usr/local/bin/; systemctl daemon-reload; systemctl enable --quiet etcd; systemctl start --no-block etcd", s.version)
+}
+
+// begun waits until systemd has taken note that etcd runs. One that serves need not have said so, nor serve on every host.
+func (s *story) begun(hosts ...*Host) {
+	s.t.Helper()
+	for _, h := range hosts {
+		if err := until("etcd to be active on "+h.Name, func() bool {
+			_, err := h.Exec("systemctl", "is-active", "--quiet", "etcd")
+			return err == nil
+		}); err != nil {
+			s.t.Fatalf("%v\n%s", err, h.Journal("etcd"))
+		}
+	}
 }
 
 // A cluster of kubespray, of one voter or of three, goes over to etcdadm one member after the other and serves all the
@@ -115,7 +129,7 @@ func TestMigrateFromKubespray(t *testing.T) {
 				if env := h.Run("cat", "/etc/etcd/etcd.env"); !strings.Contains(env, "ETCD_HEARTBEAT_INTERVAL=250\n") || !strings.Contains(env, "ETCD_ELECTION_TIMEOUT=5000\n") {
 					t.Errorf("the settings of %s were not kept:\n%s", h.Name, env)
 				}
-				if out := h.Run("etcdadm", "status"); !strings.Contains(out, "etcd        3.5.35, running") {
+				if out := s.well(h); !strings.Contains(out, "etcd        3.5.35, running") {
 					t.Errorf("status of %s:\n%s", h.Name, out)
 				}
 			}
@@ -152,6 +166,7 @@ func TestMigrateFromAUnitMadeByHand(t *testing.T) {
 		"--initial-advertise-peer-urls https://"+h.IPv4+":2380 --listen-peer-urls https://"+h.IPv4+":2380 --initial-cluster db1=https://"+h.IPv4+":2380 "+
 		"--advertise-client-urls "+client(h)+" --listen-client-urls "+client(h)+",https://127.0.0.1:2379 "+files("")+" "+files("peer-")+"\n\n[Install]\nWantedBy=multi-user.target\n")
 	s.begins(h)
+	s.begun(h)
 	w := s.witness(s.Hosts[1], ca, h)
 	before, began := data(h, "/srv/etcd"), starts(h)
 	steps := instructions(t, "From a unit made by hand", h, h)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"etcdadm/test/release"
 	"etcdadm/test/syscalls"
 )
@@ -152,6 +154,16 @@ func once(phase string, do func()) func(string) {
 	}
 }
 
+// killAt returns what kills the etcdadm on a host at the first line of a phase: from here, as a program that does it there
+// may begin too late.
+func killAt(h *Host, phase string) func(string) {
+	return once(phase, func() {
+		if pid := h.Process("etcdadm"); pid != 0 { // it may be done
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+}
+
 // powerOff runs etcdadm on a host whose power goes at a phase. It may be done by then: what holds after it was cut off,
 // holds then too.
 func (s *story) powerOff(h *Host, phase string, args ...string) {
@@ -234,7 +246,18 @@ func ctl(h *Host, args ...string) string {
 	return h.Run(append([]string{etcdctl, patient}, args...)...)
 }
 
-func put(h *Host, key, value string) { ctl(h, "put", key, value) }
+// put writes a key through the member on a host, however often it takes: of a write that meets an election etcd does not
+// say whether it was made.
+func put(h *Host, key, value string) {
+	h.lab.t.Helper()
+	var err error
+	if until("", func() bool {
+		_, err = h.Exec(etcdctl, patient, "put", key, value)
+		return err == nil
+	}) != nil {
+		h.lab.t.Fatal(err)
+	}
+}
 
 func get(h *Host, key string) string {
 	return strings.TrimSpace(ctl(h, "get", "--print-value-only", key))
@@ -264,6 +287,20 @@ func (s *story) wants(voters ...*Host) {
 			s.t.Errorf("%s lists the members %q, want %q", h.Name, got, want)
 		}
 	}
+}
+
+// well waits until etcdadm finds that all is well with a member, and returns what it says. An election is none of that, and
+// may come at any moment of a busy machine.
+func (s *story) well(h *Host) string {
+	s.t.Helper()
+	var a answer
+	if until("", func() bool {
+		a = s.ask(h, "etcdadm", "status")
+		return a.status == 0
+	}) != nil {
+		s.t.Fatalf("%s: etcdadm status: status %d\n%s%s", h.Name, a.status, a.out, a.said)
+	}
+	return a.out
 }
 
 // Wherever the power goes during init, a second init makes the member; when init has said that it is done, nothing of

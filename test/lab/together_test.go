@@ -27,7 +27,7 @@ func TestBothAreAddedBeforeOneIsPromoted(t *testing.T) {
 		if slices.Equal(got, want) {
 			return
 		}
-		if try == 4 {
+		if try == 8 {
 			t.Fatalf("the members came as %q, want %q", got, want)
 		}
 		s.etcdadm(b, "reset")
@@ -50,7 +50,7 @@ func (s *story) together(joiners ...*Host) error {
 // changes are those of the membership that etcd on a host has in its journal, in their order.
 func changes(h *Host) []string {
 	var all []string
-	for line := range strings.Lines(h.Run("journalctl", "--no-pager", "--output=cat", "--unit=etcd.service")) {
+	for line := range strings.Lines(h.Run("sh", "-c", "journalctl --sync; journalctl --no-pager --output=cat --unit=etcd.service")) {
 		var e struct {
 			Msg     string `json:"msg"`
 			Learner bool   `json:"added-peer-is-learner"`
