@@ -34,11 +34,17 @@ import (
 )
 
 const (
-	// watchersEnd is how long the watchers may take to see the last write.
-	watchersEnd = 30 * time.Second
+	// watchersEnd is how long the watchers may take to see the last write, where the setup says nothing else.
+	watchersEnd = 2 * time.Minute
 	// modelEnd is how long the model may think.
-	modelEnd = 5 * time.Minute
+	modelEnd = 10 * time.Minute
 )
+
+// A Verdict is a no of the model: what the clients saw cannot have happened.
+type Verdict struct{ error }
+
+// Unwrap returns what the model says.
+func (v Verdict) Unwrap() error { return v.error }
 
 // upstream's 200 ms are too short on a machine that many clusters share.
 func init() { traffic.RequestTimeout = time.Second }
@@ -113,8 +119,9 @@ func (r *Recording) Abandon() {
 	r.reports = slices.Concat(r.set.Reports(), r.watchers.Reports())
 }
 
-// Finish ends the clients. A last write has to succeed, and each of the final members has to show all events up to it.
-func (r *Recording) Finish(ctx context.Context, final []string) error {
+// Finish ends the clients. A last write has to succeed, and each of the final members has to show all events up to it
+// within the time.
+func (r *Recording) Finish(ctx context.Context, final []string, within time.Duration) error {
 	close(r.finish)
 	r.wg.Wait()
 	last, err := r.set.NewClient(final)
@@ -127,7 +134,7 @@ func (r *Recording) Finish(ctx context.Context, final []string) error {
 	revision := make(chan int64, 1)
 	revision <- report.OperationsMaxRevision(r.set.Reports())
 	close(revision)
-	ctx, cancel := context.WithTimeoutCause(ctx, watchersEnd, fmt.Errorf("the watchers of %q did not see the last write within %s", final, watchersEnd))
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("the watchers of %q did not see the last write within %s", final, within))
 	defer cancel()
 	collected := make(chan error, 1)
 	go func() {
@@ -146,8 +153,8 @@ func (r *Recording) Finish(ctx context.Context, final []string) error {
 // lastWrite succeeds, or the cluster is not what it should be at the end.
 func lastWrite(ctx context.Context, c *client.RecordingClient) error {
 	var err error
-	for try := range 30 {
-		once, cancel := context.WithTimeout(ctx, 2*time.Second)
+	for try := range 12 {
+		once, cancel := context.WithTimeout(ctx, 5*time.Second)
 		_, err = c.Put(once, "tombstone", fmt.Sprint(try)) // unique, so that one that fails can be found in the WAL, or not
 		cancel()
 		if err == nil {
@@ -210,6 +217,9 @@ func (r *Recording) judge(reports []report.ClientReport, requests []model.EtcdRe
 	verdict := result.Error()
 	if verdict == nil {
 		return nil
+	}
+	if s := result.Linearization.Status; s == validate.Success || s == validate.Failure { // it has thought to the end
+		verdict = Verdict{verdict}
 	}
 	kept, err := report.NewTestReport(r.lg, keep, members, &report.TrafficDetail{})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a command of etcdadm may take, and how long it is run again until it succeeds.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 // A Cluster is a number of nodes that are administered with the built etcdadm alone. Each has a root and an address of
 // its own. Not all of them need to be members.
@@ -182,7 +182,7 @@ func leader(ctx context.Context, nodes []*Node) *Node {
 // whole checks that the cluster consists of these nodes: all of them voters, with the same data, and etcdadm says of
 // each that it is well.
 func whole(ctx context.Context, nodes []*Node) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := talk(nodes...)
 	if err != nil {
@@ -213,8 +213,15 @@ func whole(ctx context.Context, nodes []*Node) error {
 		return err
 	}
 	for _, n := range nodes {
-		if err := n.must(ctx, "status"); err != nil {
-			return err
+		for { // an election, which may come at any moment of a busy machine, is none of that
+			err := n.must(ctx, "status")
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(time.Second)
 		}
 	}
 	return nil

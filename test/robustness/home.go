@@ -55,7 +55,7 @@ func (r *rooted) run(ctx context.Context, out, problems io.Writer, args ...strin
 	cmd.Stdout, cmd.Stderr = out, problems
 	cmd.Env = append(os.Environ(), r.cluster.env...)
 	// What it starts and leaves behind holds its streams: nobody waits for those.
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
 		return err
 	}

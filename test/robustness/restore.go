@@ -80,7 +80,7 @@ func (s Setup) RunRestore(ctx context.Context, dir, version string, fault Fault,
 		two.Abandon()
 		return out, err
 	}
-	if err := two.Finish(ctx, doors(c.Nodes)); err != nil {
+	if err := two.Finish(ctx, doors(c.Nodes), s.within()); err != nil {
 		return out, err
 	}
 	out = Outcome{two.Acknowledged(), play.Again, play.Struck}
@@ -106,7 +106,7 @@ func (p *Play) until(steps ...func() error) error {
 
 // contents reads everything that a cluster holds.
 func contents(ctx context.Context, n *Node) (revision int64, pairs []Pair, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := talk(n)
 	if err != nil {
@@ -125,7 +125,7 @@ func contents(ctx context.Context, n *Node) (revision int64, pairs []Pair, err e
 
 // watchTellsOfTheGap watches from a revision of the first epoch: the client has to learn that it has missed something.
 func watchTellsOfTheGap(ctx context.Context, n *Node, revision int64) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c, err := talk(n)
 	if err != nil {

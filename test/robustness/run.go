@@ -1,12 +1,14 @@
 package robustness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 
 	"etcdadm/test/lab"
 	"etcdadm/test/process"
@@ -19,6 +21,8 @@ type Setup struct {
 	Mirror release.Mirror
 	Keep   string // where the evidence of runs goes that failed
 	Rate   int    // requests per second to a cluster; upstream's lowest is 100 at most, and 50 at least
+	// Within is how long watchers may take to see the last write; 0: two minutes.
+	Within time.Duration
 	// Lab brings up hosts for one run, which are its nodes; nil: the nodes are directories of this machine.
 	Lab func(hosts int, mounts ...lab.Mount) *lab.Lab
 }
@@ -58,6 +62,8 @@ func (s Setup) keep(version string, seed uint64) string {
 	return filepath.Join(s.Keep, fmt.Sprintf("%s-%d", version, seed))
 }
 
+func (s Setup) within() time.Duration { return cmp.Or(s.Within, watchersEnd) }
+
 // Run plays a scenario with a fault on a fresh cluster below a directory, and lets the model judge what its clients saw.
 func (s Setup) Run(ctx context.Context, dir, version string, scenario Scenario, fault Fault, seed uint64) (out Outcome, err error) {
 	play, err := s.begin(ctx, dir, version, scenario.Nodes, fault, seed)
@@ -77,7 +83,7 @@ func (s Setup) Run(ctx context.Context, dir, version string, scenario Scenario, 
 		return out, played
 	}
 	final := play.current()
-	finished := r.Finish(ctx, doors(final))
+	finished := r.Finish(ctx, doors(final), s.within())
 	out = Outcome{r.Acknowledged(), play.Again, play.Struck}
 	keep := s.keep(version, seed)
 	if err := r.Check(play.witnesses(), keep); err != nil {

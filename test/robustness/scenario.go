@@ -191,11 +191,10 @@ func (p *Play) any() *Node {
 
 // leader waits for a leader, which there is none of during an election.
 func (p *Play) leader() (*Node, error) {
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if n := leader(p.ctx, p.current()); n != nil {
 			return n, nil
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	return nil, errors.New("no member leads")
 }
