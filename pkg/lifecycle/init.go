@@ -94,10 +94,13 @@ func (n *Node) configPhase() converge.Phase {
 	}}
 }
 
-// Only are the phases of an operation with the given names, as converge.Only returns them. What they refuse comes before the
-// desired state is stored: a node that is not to be changed is not to be told another one either.
+// Only are the phases of an operation with the given names, as converge.Only returns them, but that those which only check come
+// first. What they refuse comes before the desired state is stored: a node that is not to be changed is not to be told another
+// one either.
 func Only(phases []converge.Phase, names ...string) ([]converge.Phase, error) {
 	phases, err := converge.Only(phases, names...)
+	checks := slices.DeleteFunc(slices.Clone(phases), func(p converge.Phase) bool { return !p.Gather })
+	phases = append(checks, slices.DeleteFunc(phases, func(p converge.Phase) bool { return p.Gather })...)
 	config := slices.IndexFunc(phases, func(p converge.Phase) bool { return p.Name == PhaseConfig })
 	if err != nil || config < 0 {
 		return phases, err

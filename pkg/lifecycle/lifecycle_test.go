@@ -275,6 +275,20 @@ func TestAPhaseThatRefusesStoresNothing(t *testing.T) {
 	}
 }
 
+func TestAPhaseOfChecksComesBeforeWhatIsStored(t *testing.T) {
+	for _, c := range []struct{ name, want string }{
+		{PhasePreflight, "preflight config"}, {"cluster", "cluster config"}, {PhaseStart, "config start"}, {PhaseConfig, "config"},
+	} {
+		phases, err := Only(Join(&Node{}, JoinOptions{}), PhaseConfig, c.name)
+		if got := strings.Join(converge.Names(phases), " "); err != nil || got != c.want {
+			t.Errorf("%s: phases %s, %v; want %s", c.name, got, err, c.want)
+		}
+	}
+	if _, err := Only(Join(&Node{}, JoinOptions{}), PhaseConfig, "strat"); err == nil {
+		t.Error("an unknown phase is none")
+	}
+}
+
 // Data that is lost makes no member the first one of a new cluster, phase by phase no more than at once.
 func TestConfigureBeginsNoClusterOnANodeThatLostItsData(t *testing.T) {
 	n := node(t)
