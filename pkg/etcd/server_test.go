@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -190,10 +191,11 @@ func answers(f func(ctx context.Context, method string, err error)) func(*node) 
 // lax turns off the wait of 5 s before each change of a membership of several voters.
 func lax(n *node) { n.config.StrictReconfigCheck = false }
 
-// open returns the cluster behind the endpoints.
+// open returns the cluster behind the endpoints, with limits that a busy machine keeps.
 func open(t *testing.T, o Options, endpoints ...string) *Cluster {
 	t.Helper()
 	o.Endpoints = endpoints
+	o.DialTimeout, o.RequestTimeout = cmp.Or(o.DialTimeout, patience), cmp.Or(o.RequestTimeout, 20*time.Second)
 	if o.Host == nil {
 		o.Host = host.New(t.TempDir())
 	}
