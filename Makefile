@@ -34,11 +34,11 @@ demo: build ## Play the life of a three-member cluster of real etcd on this mach
 
 test: build mirror ## Run every test, the stories with real etcd included
 	$(GO) test $$($(GO) list ./... | grep -v '^etcdadm/test')
-	$(GO) test -count=1 -timeout 20m ./test/lab ./test/crash ./test/... # the longest ones first
-	cd test/robustness && $(GO) test -count=1 -timeout 20m ./...
+	$(GO) test -count=1 -timeout 40m ./test/lab ./test/crash ./test/... # the longest ones first
+	cd test/robustness && $(GO) test -count=1 -timeout 40m ./...
 
 lab: mirror ## Play the stories that need real hosts: several Debians with systemd, on this machine, as root
-	LAB=required $(GO) test -count=1 -timeout 20m -v ./test/lab
+	LAB=required $(GO) test -count=1 -timeout 40m -v ./test/lab
 
 power: mirror ## Cut the power of a host at every call of init, join, reset, restore, renewal and new settings; goes on where it ended
 	POWER_ALL=1 LAB=required $(GO) test -count=1 -timeout 12h -v -run 'TestPowerOffAnywhere$$' ./test/lab

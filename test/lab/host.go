@@ -190,7 +190,10 @@ func (h *Host) kill() error {
 			return err
 		}
 	}
-	return errors.Join(killGroup(h.group()), h.ended())
+	if err := killGroup(h.group()); err != nil {
+		return err // and the container may never end
+	}
+	return h.ended()
 }
 
 // PowerOff ends the host as the loss of power does: what was written and not synced is gone.
