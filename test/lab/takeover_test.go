@@ -33,6 +33,12 @@ func (s *story) retire(ca *retired.CA, hosts ...*Host) {
 	}
 	s.begun(hosts...)
 	for i, h := range hosts {
+		if err := until("etcd to serve on "+h.Name, func() bool {
+			_, err := h.Exec("sh", "-c", asking(s, h)+" endpoint health")
+			return err == nil
+		}); err != nil {
+			s.t.Fatalf("%v\n%s", err, h.Journal("etcd"))
+		}
 		if i > 0 { // what join had left
 			h.Write("/etc/etcd/etcd.env", 0o644, retired.Node{Name: h.Name, Address: h.IPv4, InitialCluster: strings.Join(all, ","), Joined: true}.Env())
 		}
