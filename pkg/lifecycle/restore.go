@@ -2,9 +2,12 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
+	"net/http/httptrace"
 	"slices"
+	"sync/atomic"
 
 	"etcdadm/certs"
 	"etcdadm/constants"
@@ -131,7 +134,7 @@ func (n *Node) othersSilent(ctx context.Context) (converge.Diff, error) {
 	return nil, errs.New(errs.Precondition, "another member of this cluster is up: %s", up).
 		Hint("while the cluster has its quorum, there is nothing to restore: etcdadm status").
 		Hint("if it has begun anew on another node, join it: etcdadm reset --skip-remove-member, then etcdadm join URL").
-		Hint("to give the cluster up all the same, stop the other members first: etcdadm reset --skip-remove-member on their nodes")
+		Hint("to give the cluster up all the same, stop the other members first: etcdadm reset --skip-remove-member on their nodes, or the power switch of one that hangs")
 }
 
 // others are where the other members of this node's cluster would answer.
@@ -148,8 +151,9 @@ func (o *others) collect(n *Node, urls []string) {
 }
 
 // up asks all of them. Whoever answers is up, whatever it says: one that refuses our certificate, one whose own has expired,
-// and one that belongs to another cluster by now, as after a restore on its node. Where the certificates to ask with are
-// lost, whoever takes connections may be one.
+// and one that belongs to another cluster by now, as after a restore on its node. So is one that takes the connection and says
+// nothing in time: it may hang, or wait for its disk, and go on. Where the certificates to ask with are lost, whoever takes
+// connections may be one.
 func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 	var d converge.Diff
 	found := func(at, how string) {
@@ -172,14 +176,14 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 			return nil, err
 		}
 		for _, u := range o.peers {
-			ctx, cancel := context.WithTimeout(ctx, constants.DialTimeout)
-			info, err := etcd.PeerAnswer(ctx, u, t)
-			cancel()
+			info, stalled, err := ask(ctx, u, t)
 			switch {
 			case err == nil && o.cluster != 0 && info.ClusterID != o.cluster:
 				found(u, "answers for another cluster")
 			case err == nil || errors.Is(err, etcd.ErrCertificateRefused) || info.Certificate != nil:
 				found(u, "answers")
+			case stalled:
+				found(u, hangs)
 			}
 		}
 	}
@@ -200,9 +204,30 @@ func (o others) up(ctx context.Context, n *Node) (converge.Diff, error) {
 			return nil, err
 		case errs.StatusOf(err) != errs.Timeout:
 			found(u, "answers")
+		default: // a proxy in front of nobody closes the connection
+			if info, stalled, _ := ask(ctx, u, nil); stalled || info.Certificate != nil {
+				found(u, hangs)
+			}
 		}
 	}
-	return d, nil
+	return d, ctx.Err()
+}
+
+// hangs is what is said of one that is stalled.
+const hangs = "takes connections, and does not answer"
+
+// ask asks who answers at a URL. It is stalled when it has taken the connection, and says nothing in time.
+func ask(ctx context.Context, u string, t *tls.Config) (info etcd.PeerInfo, stalled bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, constants.DialTimeout)
+	defer cancel()
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{ConnectDone: func(_, _ string, err error) {
+		if err == nil {
+			connected.Store(true)
+		}
+	}})
+	info, err = etcd.PeerAnswer(ctx, u, t)
+	return info, err != nil && ctx.Err() != nil && connected.Load(), err
 }
 
 // uncertified tells whether there are no certificates to be a client of etcd with; such that this user may not read are there.
