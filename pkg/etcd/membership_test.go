@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -495,7 +496,7 @@ func TestPromotedWaitsForALeaderThatHearsTheMember(t *testing.T) {
 		t.Fatal(r.Err)
 	}
 
-	way.shut(true)
+	way.silence(t, c, a, b)
 	waits(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, "do not hear each other")
 	if m, _ := memberOf(t, c, b); !m.Learner {
 		t.Fatal("promoted all the same")
@@ -573,6 +574,38 @@ func (g *gate) shut(closed bool) {
 	defer g.mu.Unlock()
 	g.closed = closed
 	g.open.Broadcast()
+}
+
+// silence shuts the way to a node until others of this process hear nothing of it. For what etcd has no stream to yet it makes requests,
+// which do not come this way; that the streams are there, only the silence tells.
+func (g *gate) silence(t *testing.T, c *Cluster, other, n *node) {
+	t.Helper()
+	count := func(what string) float64 {
+		v, err := c.metric(t.Context(), http.DefaultClient, other.client, "etcd_network_peer_"+what+`="`+hexID(n.id())+`"}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for range 100 {
+		g.shut(true)
+		heard, said, beats := count("received_bytes_total{From"), count("sent_bytes_total{To"), 0
+		for tries := 0; count("received_bytes_total{From") == heard; tries++ {
+			if now := count("sent_bytes_total{To"); now > said { // it is asked for an answer ten times a second
+				said, beats = now, beats+1
+			}
+			if beats == 15 {
+				return
+			}
+			if tries == 10_000 {
+				t.Fatalf("%s says nothing to %s", other.name, n.name)
+			}
+			time.Sleep(soon)
+		}
+		g.shut(false)
+		time.Sleep(soon)
+	}
+	t.Fatalf("%s is heard with the way shut", n.name)
 }
 
 // pass hands on what comes in while the gate is open.
