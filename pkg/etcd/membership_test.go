@@ -496,7 +496,7 @@ func TestPromotedWaitsForALeaderThatHearsTheMember(t *testing.T) {
 		t.Fatal(r.Err)
 	}
 
-	way.silence(t, c, a, b)
+	way.silence(t, a, b)
 	waits(t, Promoted{Cluster: c, PeerURL: b.peer, Local: b.client}, "do not hear each other")
 	if m, _ := memberOf(t, c, b); !m.Learner {
 		t.Fatal("promoted all the same")
@@ -578,8 +578,9 @@ func (g *gate) shut(closed bool) {
 
 // silence shuts the way to a node until others of this process hear nothing of it. For what etcd has no stream to yet it makes requests,
 // which do not come this way; that the streams are there, only the silence tells.
-func (g *gate) silence(t *testing.T, c *Cluster, other, n *node) {
+func (g *gate) silence(t *testing.T, other, n *node) {
 	t.Helper()
+	c := open(t, Options{}, other.client)
 	count := func(what string) float64 {
 		v, err := c.metric(t.Context(), http.DefaultClient, other.client, "etcd_network_peer_"+what+`="`+hexID(n.id())+`"}`)
 		if err != nil {

@@ -79,7 +79,7 @@ func TestNobodyIsAwayWhileTheLeaderDoesNotHearAnother(t *testing.T) {
 	holds(t, turn)
 	turn.Close()
 
-	way.silence(t, cluster, a, b)
+	way.silence(t, a, b)
 	waits(t, turn, "member b (")
 	way.shut(false)
 	holds(t, turn)
