@@ -120,13 +120,12 @@ func receive(ctx context.Context, c *clientv3.Client, endpoint, path string, w i
 	watchdog := time.AfterFunc(stall, func() { cancel(errStalled) })
 	defer watchdog.Stop()
 
-	stream, err := c.Snapshot(live)
-	if err != nil {
-		return errs.New(errs.Failed, "etcd at %s gives no snapshot: %s", endpoint, status.Convert(err).Message())
-	}
-	defer stream.Close()
 	out := &fed{Writer: w, feed: func() { watchdog.Reset(stall) }}
-	_, err = io.Copy(out, &counted{ctx: live, Reader: stream, total: size})
+	stream, err := c.Snapshot(live)
+	if err == nil {
+		defer stream.Close()
+		_, err = io.Copy(out, &counted{ctx: live, Reader: stream, total: size})
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -138,6 +137,8 @@ func receive(ctx context.Context, c *clientv3.Client, endpoint, path string, w i
 	case errors.Is(context.Cause(live), errStalled):
 		return errs.New(errs.Timeout, "etcd at %s sent nothing of the snapshot for %s", endpoint, stall).
 			Hint("run the same command again, or name another endpoint")
+	case stream == nil:
+		return errs.New(errs.Failed, "etcd at %s gives no snapshot: %s", endpoint, status.Convert(err).Message())
 	}
 	return errs.New(errs.Failed, "etcd at %s ended the snapshot early: %s", endpoint, status.Convert(err).Message()).
 		Hint("run the same command again, or name another endpoint")

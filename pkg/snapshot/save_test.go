@@ -162,6 +162,25 @@ func TestSaveLeavesNothingOfAFailure(t *testing.T) {
 	}
 }
 
+// One that takes a connection and says nothing on it has stalled as well, before there is a stream.
+func TestAMemberThatNeverAnswersHasStalled(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{l.Addr().String()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = receive(t.Context(), c, c.Endpoints()[0], "out.db", &bytes.Buffer{}, 0, 100*time.Millisecond)
+	wantStatus(t, err, errs.Timeout)
+	if !strings.Contains(err.Error(), "sent nothing") {
+		t.Errorf("the error is %q", err)
+	}
+}
+
 // A slow member is not a stalled one: as long as bytes come, the transfer goes on.
 func TestSaveWaitsForASlowMember(t *testing.T) {
 	path, _ := realSnapshot(t)
