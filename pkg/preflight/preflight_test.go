@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -215,6 +216,12 @@ func TestPortsOfAnotherProcess(t *testing.T) {
 	defer func() { _ = holder.Process.Kill(); _ = holder.Wait() }()
 	must(t, errors.Join(f.Close(), l.Close()))
 	at, pid := addrPort(l), holder.Process.Pid
+	for range 12_000 { // it has its name a moment after Start has returned
+		if p, err := h.Process(pid); err == nil && p.Name == "sleep" {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	expect(t, "taken", preflight.Ports{Host: h, Listen: []netip.AddrPort{at}}, verdict{
 		refused: fmt.Sprintf("port %d is taken by pid %d (sleep), which listens on %s", at.Port(), pid, at), hint: fmt.Sprintf("ps -fp %d;", pid),
 	})
