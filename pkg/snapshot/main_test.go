@@ -85,6 +85,9 @@ func startEtcd(t *testing.T, dataDir, name string) (*clientv3.Client, func()) {
 		t.Fatal(err)
 	}
 	<-e.Server.ReadyNotify()
+	for e.Server.ClusterVersion() == nil { // the last that it writes of itself: stopped right then, its log would be ahead
+		time.Sleep(time.Millisecond)
+	}
 	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{client.String()}, Logger: zap.NewNop(), DialTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
