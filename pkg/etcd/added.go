@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -195,13 +196,8 @@ func (r Added) forget(ctx context.Context, a answer, m Member, h Health, announc
 
 // passing makes those errors of etcd ones to wait on that say how the cluster is right now, not that the request is wrong.
 func passing(err error, format string, args ...any) error {
-	for _, now := range []error{
-		rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrNotLeader, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
-		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrTooManyRequests, rpctypes.ErrStopped, rpctypes.ErrNotCapable,
-	} {
-		if errors.Is(err, now) {
-			return waiting{"the cluster is not ready (" + said(err) + ")", soon}
-		}
+	if transient(err) {
+		return waiting{"the cluster is not ready (" + said(err) + ")", soon}
 	}
 	var w waiting
 	if errors.As(err, &w) {
@@ -212,4 +208,12 @@ func passing(err error, format string, args ...any) error {
 		return NotAllowed("%s: %s", what, said(err))
 	}
 	return errs.New(errs.Failed, "%s: %s", what, said(err)).Hint("see how the cluster is: etcdctl.sh endpoint status --cluster; etcdctl.sh alarm list")
+}
+
+// transient tells whether an error says how the cluster is right now, as while it elects a leader.
+func transient(err error) bool {
+	return slices.ContainsFunc([]error{
+		rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrNotLeader, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrTimeoutWaitAppliedIndex, rpctypes.ErrTooManyRequests, rpctypes.ErrStopped, rpctypes.ErrNotCapable,
+	}, func(now error) bool { return errors.Is(err, now) })
 }

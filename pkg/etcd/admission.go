@@ -94,6 +94,6 @@ func (d *Admission) Close() {
 }
 
 // admitting tells whether a node has the admission or waits for it, as far as etcd says.
-func admitting(ctx context.Context, c *clientv3.Client) bool {
-	return granted(ctx, c, admissionLease, queueLease)
+func (c *Cluster) admitting(ctx context.Context, a answer) bool {
+	return c.granted(ctx, a.client, admissionLease, queueLease)
 }

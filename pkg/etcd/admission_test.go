@@ -62,7 +62,7 @@ func TestAdmissionEndsWithItsHolder(t *testing.T) {
 		t.Errorf("after the holder has died: %v", err)
 	}
 	next.Close()
-	if admitting(t.Context(), clientOf(t, c, a)) {
+	if c.admitting(t.Context(), answer{client: clientOf(t, c, a)}) {
 		t.Error("an admission that was given back is taken")
 	}
 }

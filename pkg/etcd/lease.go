@@ -8,8 +8,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"etcdadm/constants"
 )
 
 // lease is a lock that all nodes see: a lease with an id of our own, which etcd grants to one only. It is not seen among the
@@ -69,13 +67,21 @@ func grant(ctx context.Context, c *clientv3.Client, id clientv3.LeaseID, ttl tim
 	return clientv3.ContextError(ctx, err)
 }
 
-// granted tells whether somebody has one of the leases, as far as etcd says.
-func granted(ctx context.Context, c *clientv3.Client, ids ...clientv3.LeaseID) bool {
-	ctx, cancel := context.WithTimeout(ctx, constants.RequestTimeout)
+// granted tells whether somebody has one of the leases, as far as etcd says. A cluster that elects a leader just now is given
+// the time to.
+func (c *Cluster) granted(ctx context.Context, cl *clientv3.Client, ids ...clientv3.LeaseID) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.o.RequestTimeout)
 	defer cancel()
 	return slices.ContainsFunc(ids, func(id clientv3.LeaseID) bool {
-		l, err := c.TimeToLive(ctx, id)
-		return err == nil && l.TTL > 0
+		for {
+			l, err := cl.TimeToLive(ctx, id)
+			if err == nil {
+				return l.TTL > 0
+			}
+			if !transient(err) || pause(ctx, soon) != nil {
+				return false
+			}
+		}
 	})
 }
 

@@ -80,7 +80,7 @@ func (r Promoted) Apply(ctx context.Context) error {
 			return err
 		}
 		// With one voter, etcd takes new members at once; from the second one on it lets each wait for five seconds.
-		if len(a.Voters()) == 1 && time.Since(began) < yieldLimit && admitting(ctx, a.client) {
+		if len(a.Voters()) == 1 && time.Since(began) < yieldLimit && c.admitting(ctx, a) {
 			return waiting{"another node is being added", soon}
 		}
 		health := c.Health(ctx, a.Membership)

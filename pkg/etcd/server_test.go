@@ -178,13 +178,17 @@ func (n *node) id() uint64 { return uint64(n.server.Server.MemberID()) }
 // answers has f see each answer of a member to a request, before it is sent. The context ends when nobody waits for it any
 // more.
 func answers(f func(ctx context.Context, method string, err error)) func(*node) {
+	return intercepted(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		reply, err := handle(ctx, req)
+		f(ctx, path.Base(info.FullMethod), err)
+		return reply, err
+	})
+}
+
+// intercepted has f stand between a member and its clients.
+func intercepted(f grpc.UnaryServerInterceptor) func(*node) {
 	return func(n *node) {
-		n.config.GRPCAdditionalServerOptions = append(n.config.GRPCAdditionalServerOptions, grpc.ChainUnaryInterceptor(
-			func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-				reply, err := handle(ctx, req)
-				f(ctx, path.Base(info.FullMethod), err)
-				return reply, err
-			}))
+		n.config.GRPCAdditionalServerOptions = append(n.config.GRPCAdditionalServerOptions, grpc.ChainUnaryInterceptor(f))
 	}
 }
 

@@ -67,7 +67,7 @@ func (t *Turn) Apply(ctx context.Context) error {
 		}
 		err = t.take(ctx)
 		full := errors.Is(err, rpctypes.ErrNoSpace)
-		if full && away(ctx, a) {
+		if full && t.Cluster.away(ctx, a) {
 			err, full = errTaken, false
 		}
 		if err != nil && !full {
@@ -124,7 +124,9 @@ func (c *Cluster) serving(ctx context.Context, m Membership) Health {
 var errTaken = errors.New("another member of the cluster is being restarted by etcdadm")
 
 // away tells whether a member has the turn to be away.
-func away(ctx context.Context, a answer) bool { return granted(ctx, a.client, turnLease) }
+func (c *Cluster) away(ctx context.Context, a answer) bool {
+	return c.granted(ctx, a.client, turnLease)
+}
 
 // passes asks a gate. What it refuses because of a member that does not answer is waited for while a member has the turn to
 // be away, which is about to be back, or is since.
@@ -132,7 +134,7 @@ func (c *Cluster) passes(ctx context.Context, a answer, h Health, gate func(Heal
 	switch {
 	case gate(h) == nil:
 		return nil
-	case away(ctx, a):
+	case c.away(ctx, a):
 		return waiting{errTaken.Error(), later}
 	}
 	h = c.Health(ctx, a.Membership)

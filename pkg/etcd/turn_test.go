@@ -3,13 +3,16 @@ package etcd
 import (
 	"context"
 	"errors"
+	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 
+	"etcdadm/constants"
 	"etcdadm/pkg/converge"
 	"etcdadm/pkg/errs"
 )
@@ -203,6 +206,26 @@ func TestALostMemberIsReplacedWhenTheOneThatIsAwayIsBack(t *testing.T) {
 	}
 	if m, found := memberOf(t, c, b); !found || !m.Learner || m.ID == lost {
 		t.Errorf("in place of the lost member: %+v", m)
+	}
+}
+
+// An election is no word about who is away.
+func TestWhoIsAwayIsAskedAgainAfterAnElection(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	a := newNode(t, "a", intercepted(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if path.Base(info.FullMethod) == "LeaseTimeToLive" && asked.Add(1) == 1 {
+			return nil, rpctypes.ErrGRPCLeaderChanged
+		}
+		return handle(ctx, req)
+	}))
+	start(t, a)
+	c := open(t, Options{}, a.client)
+	if err := grant(t.Context(), clientOf(t, c, a), turnLease, constants.TurnTTL); err != nil {
+		t.Fatal(err)
+	}
+	if !c.away(t.Context(), answer{client: clientOf(t, c, a)}) {
+		t.Error("who has the turn is taken for one who has not")
 	}
 }
 
