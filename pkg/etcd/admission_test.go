@@ -19,14 +19,14 @@ func TestOneNodeAtATimeIsAdmitted(t *testing.T) {
 	start(t, a)
 	c := open(t, Options{}, a.client)
 	revision := a.server.Server.KV().Rev()
-	var mine, other Admission
+	const lives = 10 * time.Second // when nobody renews it
+	mine, other := Admission{lease: lease{ttl: lives}}, Admission{}
 	t.Cleanup(mine.Close)
 	t.Cleanup(other.Close)
 	if err := mine.Take(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	// Longer than a lease lives that nobody renews.
-	short, cancel := context.WithTimeout(t.Context(), max(constants.AdmissionTTL, election*3/2)+2*time.Second)
+	short, cancel := context.WithTimeout(t.Context(), lives+2*time.Second)
 	defer cancel()
 	if err := other.Take(short, c); errs.StatusOf(err) != errs.Timeout || !strings.Contains(err.Error(), "another node joins") || len(errs.HintsOf(err)) == 0 {
 		t.Errorf("an admission that another node has: status %d: %v", errs.StatusOf(err), err)
@@ -72,15 +72,15 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 	a, b, d := newNode(t, "a", several), newNode(t, "b", several), newNode(t, "d", several)
 	start(t, a)
 	c := open(t, Options{}, a.client)
-	var first, second Admission
+	first, second := lasting(), lasting()
 	t.Cleanup(second.Close)
-	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: &first, Several: anyLearner})
+	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: first, Several: anyLearner})
 	join(t, b, a)
 	holds(t, Answering{c, b.client})
 
 	added := make(chan *converge.Result)
 	go func() {
-		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: &second, Several: anyLearner}, patience, nil)
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, Admission: second, Several: anyLearner}, patience, nil)
 	}()
 	select {
 	case r := <-added:
@@ -150,13 +150,13 @@ func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
 	c := open(t, Options{}, a.client)
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 	up := func(ctx context.Context, m Membership) bool { return len(Silent(m.Members, c.Health(ctx, m))) == 0 }
-	var mine, other Admission
+	mine, other := lasting(), lasting()
 	t.Cleanup(mine.Close)
 	t.Cleanup(other.Close)
 	added := make(chan *converge.Result)
 	refused := make(chan string, 100)
 	go func() {
-		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: "http://127.0.0.3:2380", Admission: &mine, Several: up}, patience,
+		added <- apply(t, Added{Cluster: open(t, Options{}, a.client), PeerURL: "http://127.0.0.3:2380", Admission: mine, Several: up}, patience,
 			func(s string) { refused <- s })
 	}()
 	select {
@@ -177,6 +177,9 @@ func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
 		t.Error(r.Err)
 	}
 }
+
+// lasting is an admission that is not lost because a busy machine renews it late.
+func lasting() *Admission { return &Admission{lease: lease{ttl: patience}} }
 
 // waitingFor tells whether a lease is there.
 func waitingFor(t *testing.T, c *Cluster, n *node, id clientv3.LeaseID) bool {

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 type lease struct {
 	cluster *Cluster
 	id      clientv3.LeaseID
+	ttl     time.Duration      // how long it lives when nobody renews it; 0: as long as who takes it says
 	stop    context.CancelFunc // nil: not held
 	kept    sync.WaitGroup
 }
@@ -25,6 +27,7 @@ func (l *lease) held() bool { return l.stop != nil }
 // has it.
 func (l *lease) take(ctx context.Context, c *Cluster, id clientv3.LeaseID, ttl time.Duration) error {
 	l.cluster, l.id = c, id
+	ttl = cmp.Or(l.ttl, ttl)
 	err := l.call(ctx, func(ctx context.Context, c *clientv3.Client) error { return grant(ctx, c, id, ttl) })
 	if err != nil {
 		return err

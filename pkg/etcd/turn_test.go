@@ -95,7 +95,7 @@ func TestTurnWithAFullDatabase(t *testing.T) {
 	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
 	start(t, a, b, c)
 	endpoints := []string{a.client, b.client, c.client}
-	before := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer}
+	before := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer, lease: lease{ttl: patience}}
 	holds(t, before)
 	raise(t, a, "NOSPACE")
 
@@ -134,7 +134,7 @@ func TestAMemberThatIsAwayIsWaitedFor(t *testing.T) {
 			holds(t, Added{Cluster: c, PeerURL: learner.peer})
 			join(t, learner, a, b, d)
 			holds(t, Answering{c, learner.client})
-			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer}
+			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer, lease: lease{ttl: patience}}
 			t.Cleanup(turn.Close)
 			holds(t, turn)
 			d.die(t, a, b)
@@ -177,7 +177,7 @@ func TestALostMemberIsReplacedWhenTheOneThatIsAwayIsBack(t *testing.T) {
 		}
 	}
 	c := open(t, Options{}, a.client)
-	turn := &Turn{Cluster: open(t, Options{}, a.client), PeerURL: d.peer}
+	turn := &Turn{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, lease: lease{ttl: patience}}
 	t.Cleanup(turn.Close)
 	holds(t, turn)
 	lost := b.id()
