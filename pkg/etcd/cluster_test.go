@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
@@ -31,11 +32,17 @@ func raise(t *testing.T, n *node, kind string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = etcdserverpb.NewMaintenanceClient(cl.ActiveConnection()).Alarm(t.Context(), &etcdserverpb.AlarmRequest{
-		Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: n.id(), Alarm: etcdserverpb.AlarmType(etcdserverpb.AlarmType_value[kind]),
-	})
-	if err != nil {
-		t.Fatal(err)
+	for tries := 0; ; tries++ {
+		_, err = etcdserverpb.NewMaintenanceClient(cl.ActiveConnection()).Alarm(t.Context(), &etcdserverpb.AlarmRequest{
+			Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: n.id(), Alarm: etcdserverpb.AlarmType(etcdserverpb.AlarmType_value[kind]),
+		})
+		switch {
+		case err == nil:
+			return
+		case tries == 10 || !transient(rpctypes.Error(err)): // an alarm that is there already is raised again
+			t.Fatal(err)
+		}
+		time.Sleep(later)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
-	grace, yieldLimit = 5*time.Second, patience
+	grace, yieldLimit, pageLimit = 5*time.Second, patience, patience
 	os.Exit(m.Run())
 }
 
@@ -168,6 +169,24 @@ func (n *node) die(t *testing.T, others ...*node) {
 	}
 }
 
+// lead makes one of several members their leader. A handover that is not done within an election raft gives up.
+func (n *node) lead(t *testing.T, others ...*node) {
+	t.Helper()
+	for tries := 0; n.server.Server.Leader() != n.server.Server.MemberID(); tries++ {
+		if tries == 20 {
+			t.Fatalf("%s does not come to lead", n.name)
+		}
+		for _, other := range others {
+			if other.server.Server.Leader() == other.server.Server.MemberID() {
+				ctx, cancel := context.WithTimeout(t.Context(), 2*election)
+				_ = other.server.Server.MoveLeader(ctx, other.id(), n.id())
+				cancel()
+			}
+		}
+		time.Sleep(later)
+	}
+}
+
 // knows tells whether another one is a member, as far as this one has heard.
 func (n *node) knows(other *node) bool {
 	return slices.ContainsFunc(n.server.Server.Cluster().Members(), func(m *membership.Member) bool { return slices.Contains(m.PeerURLs, other.peer) })
@@ -250,6 +269,36 @@ func waits(t *testing.T, want converge.Checker, reason string) {
 	})
 	if ctx.Err() == nil || r.Err == nil || !strings.Contains(r.Err.Error(), reason) {
 		t.Errorf("%T is not waited for because of %q: %v", want, reason, r.Err)
+	}
+}
+
+// expires returns the error of a state that is waited for, for a reason that is told, when the time for it is over.
+func expires(t *testing.T, want converge.Checker, reason string) error {
+	t.Helper()
+	limit := expiring{t.Context(), make(chan struct{})}
+	end := sync.OnceFunc(func() { close(limit.over) })
+	return applyUntil(limit, want, patience, func(s string) {
+		t.Log(s)
+		if strings.Contains(s, reason) {
+			end()
+		}
+	}).Err
+}
+
+// expiring is a context whose limit is over at a moment that no clock decides.
+type expiring struct {
+	context.Context
+	over chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.over }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
 

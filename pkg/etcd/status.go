@@ -217,11 +217,14 @@ func (c *Cluster) up(ctx context.Context, clusterID uint64, m Member) error {
 	return err
 }
 
+// pageLimit is how long a page of etcd may take. Tests give more, as they keep the machine busy.
+var pageLimit = constants.RequestTimeout
+
 // httpClient is for the plain HTTP handlers of etcd; like all traffic to etcd it never goes through a proxy.
 func httpClient(t *tls.Config) *http.Client {
 	return &http.Client{
 		Transport:     &http.Transport{TLSClientConfig: t},
-		Timeout:       constants.RequestTimeout,
+		Timeout:       pageLimit,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
