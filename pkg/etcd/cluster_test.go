@@ -19,6 +19,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"etcdadm/constants"
 	"etcdadm/pkg/errs"
@@ -250,6 +252,38 @@ func TestQuotaOfOldEtcd(t *testing.T) {
 	c := open(t, Options{TLS: ca.client()}, endpoint)
 	if q, err := c.Quota(t.Context(), endpoint); err != nil || q != 8<<30 {
 		t.Errorf("quota %d, %v", q, err)
+	}
+}
+
+// hasty takes a caller's limit for over a moment before the caller does.
+type hasty struct {
+	etcdserverpb.UnimplementedClusterServer
+}
+
+func (hasty) MemberList(ctx context.Context, _ *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
+	end, _ := ctx.Deadline()
+	time.Sleep(time.Until(end) - soon/2)
+	return nil, status.Error(codes.DeadlineExceeded, context.DeadlineExceeded.Error())
+}
+
+// A caller who gave the cluster no more time hears that, and not that nobody answers.
+func TestALimitThatTheServerIsAheadOf(t *testing.T) {
+	t.Parallel()
+	g := grpc.NewServer()
+	etcdserverpb.RegisterClusterServer(g, hasty{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = g.Serve(l) }()
+	t.Cleanup(g.Stop)
+	c := open(t, Options{}, "http://"+l.Addr().String())
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if _, err := c.Members(ctx); !errors.Is(err, context.DeadlineExceeded) || Unheard(err) {
+			t.Errorf("after the limit of the caller: %v", err)
+		}
+		cancel()
 	}
 }
 

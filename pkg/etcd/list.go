@@ -225,6 +225,9 @@ func (c *Cluster) unanswered(ctx context.Context, all []answer) (answer, error) 
 		}
 		problems = append(problems, a.endpoint+": "+said(a.err))
 	}
+	if ending(ctx) { // that nobody has answered is but that nobody had the time to
+		<-ctx.Done()
+	}
 	list := unheard(strings.Join(problems, "; "))
 	const reach = "check that the members run, and that their client port can be reached from here"
 	switch {
