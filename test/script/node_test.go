@@ -5,19 +5,24 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"etcdadm/certs"
 	"etcdadm/constants"
-	"etcdadm/pkg/etcd"
 	"etcdadm/pkg/host"
 	"etcdadm/test/process"
 )
@@ -93,6 +98,20 @@ func lead(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(process.Lead(programs[0], programs[1:]...))
 }
 
+// leaderless waits until a member knows that it has no leader: for a while it takes one that has died for its own still. What
+// the log says of it may be of an earlier election.
+func leaderless(ts *testscript.TestScript, neg bool, args []string) {
+	for _, n := range named(ts, neg, args) {
+		ts.Check(process.Until(n.name+" to know of no leader", func() bool {
+			answer, err := http.Get("http://" + n.address + ":2381/health")
+			ts.Check(err)
+			defer answer.Body.Close()
+			said, err := io.ReadAll(answer.Body)
+			return err == nil && strings.Contains(string(said), "RAFT NO LEADER")
+		}))
+	}
+}
+
 // crash kills etcd, and waits for its supervisor to start it again.
 func crash(ts *testscript.TestScript, neg bool, args []string) {
 	for _, n := range named(ts, neg, args) {
@@ -144,18 +163,18 @@ func said(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// admission is another node that is being added to the cluster of a node, until the story ends.
+// admission is another node that is being added to the cluster of a node, until the story ends: the lease of etcd.Admission,
+// but one that nobody has to keep alive.
 func admission(ts *testscript.TestScript, neg bool, args []string) {
 	n := named(ts, neg, args)[0]
 	t, err := certs.ClientTLS(host.New(n.root), constants.DefaultCertsDir, certs.EtcdctlName)
 	ts.Check(err)
-	c := etcd.Open(etcd.Options{Endpoints: []string{"https://" + n.address + ":2379"}, TLS: t})
-	var held etcd.Admission
-	ts.Check(held.Take(context.Background(), c))
-	ts.Defer(func() {
-		held.Close()
-		c.Close()
-	})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + n.address + ":2379"}, TLS: t, DialTimeout: time.Minute, Logger: zap.NewNop()})
+	ts.Check(err)
+	defer c.Close()
+	const etcdjoin = 0x6574_6364_6a6f_696e // its id, in ASCII
+	_, err = etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(context.Background(), &etcdserverpb.LeaseGrantRequest{ID: etcdjoin, TTL: 600})
+	ts.Check(err)
 }
 
 // peerPort asks on the peer port of a node, with a pair of its certificates, what an etcd asks that joins.

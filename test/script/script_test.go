@@ -12,6 +12,7 @@
 //	nobody PROGRAM...       a program without privileges
 //	giveca FROM TO...       brings the CA to other nodes, as an operator does
 //	lead NAME OTHERS...     makes the member on a node the leader of its cluster
+//	leaderless NAME         waits until the member on a node knows of no leader
 //	crash NAME              kills etcd on the node; its supervisor starts it again
 //	down NAME, lose NAME    kills etcd and its supervisor; lose also removes the node's root
 //	starts NAME N           etcd was started that many times on the node
@@ -100,21 +101,22 @@ func play(t *testing.T, mirror release.Mirror, version, dir string) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "SHA256SUMS"), sums, 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"node":      addNodes,
-			"giveca":    giveCA,
-			"lead":      lead,
-			"crash":     crash,
-			"down":      down,
-			"lose":      lose,
-			"starts":    starts,
-			"remember":  remember,
-			"unchanged": unchanged,
-			"json":      func(ts *testscript.TestScript, neg bool, args []string) { document(ts, neg, args, parseJSON) },
-			"yaml":      func(ts *testscript.TestScript, neg bool, args []string) { document(ts, neg, args, parseYAML) },
-			"said":      said,
-			"damage":    damage,
-			"peerport":  peerPort,
-			"admission": admission,
+			"node":       addNodes,
+			"giveca":     giveCA,
+			"lead":       lead,
+			"leaderless": leaderless,
+			"crash":      crash,
+			"down":       down,
+			"lose":       lose,
+			"starts":     starts,
+			"remember":   remember,
+			"unchanged":  unchanged,
+			"json":       func(ts *testscript.TestScript, neg bool, args []string) { document(ts, neg, args, parseJSON) },
+			"yaml":       func(ts *testscript.TestScript, neg bool, args []string) { document(ts, neg, args, parseYAML) },
+			"said":       said,
+			"damage":     damage,
+			"peerport":   peerPort,
+			"admission":  admission,
 		},
 		Condition: condition,
 	})
