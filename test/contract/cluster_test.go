@@ -87,7 +87,7 @@ func blackHole(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for range 8 {
-		conn, err := net.DialTimeout("tcp", address+":2379", 300*time.Millisecond)
+		conn, err := net.DialTimeout("tcp", address+":2379", 3*time.Second) // one that is taken may be heard of late
 		if err != nil {
 			return address
 		}
