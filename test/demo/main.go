@@ -290,6 +290,9 @@ func (n *node) put(ctx context.Context, key, value string) func() error {
 	return func() error {
 		fmt.Printf("%5.1fs    %s: put %s %s\n", time.Since(n.began).Seconds(), n.name, key, value)
 		_, err := n.etcdctl(ctx, "put", key, value)
+		for tries := 1; err != nil && tries < 5 && process.Unsettled(err.Error()); tries++ {
+			_, err = n.etcdctl(ctx, "put", key, value)
+		}
 		return err
 	}
 }

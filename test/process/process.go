@@ -131,14 +131,28 @@ func GiveCA(from, to string) error {
 // Etcdctl runs an etcdctl, such as the wrapper of a node, and returns what it prints, without the space around it. The
 // error holds what it says. Its own limit of 5 s is short for a busy machine, and for a cluster that elects.
 func Etcdctl(program string, args ...string) (string, error) {
-	c := exec.Command(program, append([]string{"--command-timeout=30s"}, args...)...)
-	var said strings.Builder
-	c.Stderr = &said
-	out, err := c.Output()
-	if err != nil {
-		err = fmt.Errorf("etcdctl %s: %w\n%s%s", strings.Join(args, " "), err, out, &said)
+	for tries := 1; ; tries++ {
+		c := exec.Command(program, append([]string{"--command-timeout=30s"}, args...)...)
+		var said strings.Builder
+		c.Stderr = &said
+		out, err := c.Output()
+		if err != nil && tries < 5 && slices.Contains(args, "put") && Unsettled(said.String()) {
+			continue
+		}
+		if err != nil {
+			err = fmt.Errorf("etcdctl %s: %w\n%s%s", strings.Join(args, " "), err, out, &said)
+		}
+		return strings.TrimSpace(string(out)), err
 	}
-	return strings.TrimSpace(string(out)), err
+}
+
+// unsettled is what etcd says of a write that has met an election (rpctypes of its api/v3, and raft).
+var unsettled = []string{"etcdserver: request timed out", "etcdserver: leader changed", "etcdserver: no leader", "raft proposal dropped"}
+
+// Unsettled tells whether etcdctl says that a write may have been made, and may not: the machine stalled, and the cluster has
+// elected anew. Its client reads again by itself, and does not write again; the same value may be written twice.
+func Unsettled(said string) bool {
+	return slices.ContainsFunc(unsettled, func(u string) bool { return strings.Contains(said, u) })
 }
 
 // Lead makes the member of an etcdctl the leader of its cluster, which it is as long as no machine stalls. The other members

@@ -3,6 +3,8 @@ package process
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -47,5 +49,22 @@ func TestDownAwaitsASupervisorThatIsAboutToBe(t *testing.T) {
 	}
 	if err := Down(root); err != nil || Supervisor(root) != 0 {
 		t.Errorf("where nothing runs: %v", err)
+	}
+}
+
+// A write that an election has cut short is made once more; one that etcd refuses is not.
+func TestAWriteThatMetAnElectionIsMadeAgain(t *testing.T) {
+	for said, want := range map[string]int{"etcdserver: request timed out, possibly due to previous leader failure": 3, "etcdserver: mvcc: database space exceeded": 1} {
+		dir := t.TempDir()
+		program := filepath.Join(dir, "etcdctl")
+		script := "#!/bin/sh\necho x >>" + dir + "/tries\n[ $(wc -l <" + dir + "/tries) -ge 3 ] && echo OK || { echo '" + said + "' >&2; exit 1; }\n"
+		if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		out, err := Etcdctl(program, "put", "color", "blue")
+		tries, _ := os.ReadFile(filepath.Join(dir, "tries"))
+		if n := strings.Count(string(tries), "x"); n != want || (err == nil) != (want == 3) || err == nil && out != "OK" {
+			t.Errorf("%q: %d tries, %q, %v", said, n, out, err)
+		}
 	}
 }
