@@ -191,8 +191,9 @@ func TestDiskFillsUpDuringSnapshot(t *testing.T) {
 	s.giveCA(a, b)
 	a.Run("sh", "-c", "for i in $(seq 60); do "+etcdctl+" "+patient+" put key$i <"+value+"; done")
 
-	// etcd itself sets 128 MB aside for its log. That has to come later.
-	err := s.try(b, once("configure", func() { b.DiskLeaves(150 << 20) }), "join", client(a), "--timeout", limit)
+	// etcd itself sets 128 MB aside for its log. That has to come later: it is held up until then.
+	start := holdUp(b)
+	err := s.try(b, once("configure", func() { b.DiskLeaves(150 << 20); start() }), "join", client(a), "--timeout", limit)
 	if status(err) != int(errs.Timeout) || !strings.Contains(err.Error(), "likely: a disk is full") {
 		t.Fatalf("the disk is full: exit status %d: %v", status(err), err)
 	}
