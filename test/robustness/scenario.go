@@ -245,8 +245,11 @@ func (p *Play) do(n *Node, args ...string) error {
 		if err == nil {
 			return nil
 		}
+		// A refusal takes no time, and what it is for may last: a host that boots, on a busy machine. So no number of tries is
+		// enough, and the last ones tell.
 		problems = append(problems, fmt.Errorf("%s: etcdadm %s, try %d: %w\n%s", n.Name, args[0], try+1, err, said.Bytes()))
-		if ctx.Err() != nil || try == 9 {
+		problems = problems[max(0, len(problems)-3):]
+		if ctx.Err() != nil {
 			return errors.Join(problems...)
 		}
 		// What a loss of power leaves of its first start, etcd may refuse for good: the hint says what to do.
