@@ -52,7 +52,7 @@ func (p *Play) guardQuorum() (stop func() error) {
 
 func (g *guard) watch(n *Node) {
 	away := -1 // which of the spans is the one that the next process ends
-	for {
+	for last := false; ; {
 		pid := 0
 		if _, err := os.Stat(n.dataDir()); err == nil { // looking for a process costs much more
 			pid = n.etcd()
@@ -76,9 +76,12 @@ func (g *guard) watch(n *Node) {
 				g.mu.Unlock()
 			}
 		}
+		if last {
+			return
+		}
 		select {
 		case <-g.stop:
-			return
+			last = true // one look more: who is back by now is not away
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
