@@ -106,6 +106,7 @@ func (c *client) get(ctx context.Context, u *url.URL, header http.Header) (*http
 	resp, err := c.http.Do(req)
 	if err != nil {
 		defer w.stop()
+		w.late(connect)
 		return nil, explain(ctx, u, err)
 	}
 	w.watch(stall)
@@ -214,6 +215,8 @@ type watchdog struct {
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex
+	limit   *limit
+	since   time.Time
 	timer   *time.Timer
 	stopped bool
 }
@@ -228,7 +231,18 @@ func (w *watchdog) watch(l *limit) {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
+	w.limit, w.since = l, time.Now()
 	w.timer = time.AfterFunc(l.after, func() { w.cancel(l) })
+}
+
+// late cancels the request if a limit is over that it waits with, and its timer has yet to say so: an attempt to connect has the
+// same limit, which begins later, and on a busy machine may be told of earlier.
+func (w *watchdog) late(l *limit) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limit == l && time.Since(w.since) >= l.after {
+		w.cancel(l)
+	}
 }
 
 func (w *watchdog) stop() {
