@@ -28,6 +28,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
+	wal.SegmentSizeBytes = 1 << 20 // of 64 MB, dozens of etcds at the same time reserve gigabytes
 	grace, yieldLimit, pageLimit = 5*time.Second, patience, patience
 	os.Exit(m.Run())
 }
