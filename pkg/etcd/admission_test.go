@@ -72,7 +72,7 @@ func TestPromotionWaitsForWhoIsBeingAdded(t *testing.T) {
 	a, b, d := newNode(t, "a", several), newNode(t, "b", several), newNode(t, "d", several)
 	start(t, a)
 	c := open(t, Options{}, a.client)
-	first, second := lasting(), lasting()
+	first, second := &Admission{lease: lasting()}, &Admission{lease: lasting()}
 	t.Cleanup(second.Close)
 	holds(t, Added{Cluster: c, PeerURL: b.peer, Admission: first, Several: anyLearner})
 	join(t, b, a)
@@ -150,7 +150,7 @@ func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
 	c := open(t, Options{}, a.client)
 	holds(t, Added{Cluster: c, PeerURL: b.peer})
 	up := func(ctx context.Context, m Membership) bool { return len(Silent(m.Members, c.Health(ctx, m))) == 0 }
-	mine, other := lasting(), lasting()
+	mine, other := &Admission{lease: lasting()}, &Admission{lease: lasting()}
 	t.Cleanup(mine.Close)
 	t.Cleanup(other.Close)
 	added := make(chan *converge.Result)
@@ -178,8 +178,9 @@ func TestNoSecondLearnerBesideOneThatHasYetToStart(t *testing.T) {
 	}
 }
 
-// lasting is an admission that is not lost because a busy machine renews it late.
-func lasting() *Admission { return &Admission{lease: lease{ttl: patience}} }
+// lasting is a lease that is not lost because a busy machine renews it late. Whoever was not told that it was granted waits for
+// its end.
+func lasting() lease { return lease{ttl: time.Minute} }
 
 // waitingFor tells whether a lease is there.
 func waitingFor(t *testing.T, c *Cluster, n *node, id clientv3.LeaseID) bool {

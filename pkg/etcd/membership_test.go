@@ -600,11 +600,16 @@ func (g *gate) silence(t *testing.T, other, n *node) {
 	t.Helper()
 	c := open(t, Options{}, other.client)
 	count := func(what string) float64 {
-		v, err := c.metric(t.Context(), http.DefaultClient, other.client, "etcd_network_peer_"+what+`="`+hexID(n.id())+`"}`)
-		if err != nil {
-			t.Fatal(err)
+		for tries := 0; ; tries++ {
+			v, err := c.metric(t.Context(), http.DefaultClient, other.client, "etcd_network_peer_"+what+`="`+hexID(n.id())+`"}`)
+			if err == nil {
+				return v
+			}
+			if tries == 10 {
+				t.Fatal(err)
+			}
+			time.Sleep(soon)
 		}
-		return v
 	}
 	for opened := range 100 {
 		g.shut(true)

@@ -69,10 +69,13 @@ func (c *Cluster) once(announced *bool, format string, args ...any) error {
 	return c.o.Host.Act(format, args...)
 }
 
+// callLimit is how long one call that changes the membership may take. Tests give more, as they keep the machine busy.
+var callLimit = constants.MembershipCallTimeout
+
 // change makes one call that changes the membership, with a limit of its own: of two concurrent changes etcd drops one and
 // never says so.
 func (c *Cluster) change(ctx context.Context, endpoint string, call func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, constants.MembershipCallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	err := call(ctx)
 	if err == nil || errors.As(err, new(rpctypes.EtcdError)) {

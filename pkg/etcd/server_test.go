@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	wal.SegmentSizeBytes = 1 << 20 // of 64 MB, dozens of etcds at the same time reserve gigabytes
-	grace, yieldLimit, pageLimit = 5*time.Second, patience, patience
+	grace, callLimit, yieldLimit, pageLimit = 15*time.Second, 20*time.Second, patience, patience
 	os.Exit(m.Run())
 }
 

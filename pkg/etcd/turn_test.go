@@ -21,13 +21,16 @@ func TestOneMemberIsAwayAtATime(t *testing.T) {
 	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
 	start(t, a, b, c)
 	endpoints := []string{a.client, b.client, c.client}
-	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer, lease: lasting()}
 	two := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer}
 	holds(t, one)
 
 	waits(t, two, "another member of the cluster is being restarted")
+	one.Close()
 
 	// One that dies while it has the turn loses it: nobody renews it any more.
+	one = &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	holds(t, one)
 	one.stop()
 	one.kept.Wait()
 	holds(t, two)
@@ -61,7 +64,7 @@ func TestWhyThereIsNoTurnIsTold(t *testing.T) {
 	a, b, c := newNode(t, "a", tells), newNode(t, "b", tells), newNode(t, "c", tells)
 	start(t, a, b, c)
 	endpoints := []string{a.client, b.client, c.client}
-	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer}
+	one := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: a.peer, lease: lasting()}
 	holds(t, one)
 	defer one.Close()
 	taken.Store(true)
@@ -96,7 +99,7 @@ func TestTurnWithAFullDatabase(t *testing.T) {
 	a, b, c := newNode(t, "a"), newNode(t, "b"), newNode(t, "c")
 	start(t, a, b, c)
 	endpoints := []string{a.client, b.client, c.client}
-	before := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer, lease: lease{ttl: patience}}
+	before := &Turn{Cluster: open(t, Options{}, endpoints...), PeerURL: b.peer, lease: lasting()}
 	holds(t, before)
 	raise(t, a, "NOSPACE")
 
@@ -135,7 +138,7 @@ func TestAMemberThatIsAwayIsWaitedFor(t *testing.T) {
 			holds(t, Added{Cluster: c, PeerURL: learner.peer})
 			join(t, learner, a, b, d)
 			holds(t, Answering{c, learner.client})
-			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer, lease: lease{ttl: patience}}
+			turn := &Turn{Cluster: open(t, Options{}, a.client, b.client, d.client), PeerURL: d.peer, lease: lasting()}
 			t.Cleanup(turn.Close)
 			holds(t, turn)
 			d.die(t, a, b)
@@ -172,7 +175,7 @@ func TestALostMemberIsReplacedWhenTheOneThatIsAwayIsBack(t *testing.T) {
 	start(t, a, b, d)
 	a.lead(t, b, d)
 	c := open(t, Options{}, a.client)
-	turn := &Turn{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, lease: lease{ttl: patience}}
+	turn := &Turn{Cluster: open(t, Options{}, a.client), PeerURL: d.peer, lease: lasting()}
 	t.Cleanup(turn.Close)
 	holds(t, turn)
 	lost := b.id()
