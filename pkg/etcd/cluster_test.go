@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -409,8 +410,9 @@ func TestClientLogsGoToOurLogger(t *testing.T) {
 	}
 }
 
-// Only who says that it has no quorum has none, or who is not there.
+// Only who says that it has no quorum has none, and goes on to say so for longer than an election takes, or who is not there.
 func TestHasQuorum(t *testing.T) {
+	t.Parallel()
 	answers := func(status int) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/health" || !slices.Equal(r.URL.Query()["exclude"], []string{"NOSPACE", "CORRUPT"}) {
@@ -421,6 +423,13 @@ func TestHasQuorum(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
+	var asked atomic.Bool
+	elects := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !asked.Swap(true) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(elects.Close)
 	limited, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	for name, c := range map[string]struct {
@@ -430,6 +439,7 @@ func TestHasQuorum(t *testing.T) {
 	}{
 		"it has":      {context.Background(), answers(http.StatusOK), true},
 		"it has none": {context.Background(), answers(http.StatusServiceUnavailable), false},
+		"it elects":   {context.Background(), elects.URL, true},
 		"nobody":      {context.Background(), refused(), false},
 		"no answer":   {limited, mute(t), true},
 	} {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -157,20 +158,34 @@ func (c *Cluster) LinearizableRead(ctx context.Context, endpoint string) error {
 }
 
 // HasQuorum asks a member by its metrics URL, for which no certificate is needed, whether it takes part in a quorum; alarms
-// do not matter for that. One that takes its time to say so may.
+// do not matter for that. One that takes its time to say so may, and one that has no leader is given the time to elect one.
 func HasQuorum(ctx context.Context, metricsURL string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+"/health?exclude=NOSPACE&exclude=CORRUPT", nil)
-	if err != nil {
-		return false
-	}
 	client := httpClient(nil)
 	defer client.CloseIdleConnections()
-	resp, err := client.Do(req)
-	if err != nil {
-		return !errors.As(err, new(syscall.Errno)) // nobody is there
+	for end := time.Now().Add(electionLimit); ; {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+"/health?exclude=NOSPACE&exclude=CORRUPT", nil)
+		if err != nil {
+			return false
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return !errors.As(err, new(syscall.Errno)) // nobody is there
+		}
+		if resp.Body.Close() == nil && resp.StatusCode == http.StatusOK { // else without a leader, or unheard
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+		if pause(ctx, later) != nil {
+			return true // it was not given its time
+		}
 	}
-	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK // else without a leader, or unheard
 }
+
+// electionLimit is how long a member without a leader may have lost it a moment ago: with the settings of etcd it notices
+// within two seconds, and elects within two more when nobody contends.
+const electionLimit = 5 * time.Second
 
 // Health asks every member whether it is up: by its client URLs, where it must answer under its own id, else by its peer
 // URLs, as client URLs may be out of reach from here.
