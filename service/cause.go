@@ -44,7 +44,7 @@ var causes = []struct {
 	{`status=226/NAMESPACE`, "systemd cannot set up the sandbox", "see what is missing: journalctl -u etcd -n 20"},
 	{`Failed to load environment files`, "a file of settings cannot be read", "write it: etcdadm init phase configure"},
 	{removedWords, removedText, "if this node is to be a member again: etcdadm reset, then join"},
-	{`no space left on device`, "a disk is full", "make room, and etcd starts by itself; see what is full: df -h; du -xhd1 / | sort -h"},
+	{`no space left on device`, "a disk is full", "make room, and etcd starts by itself, but for a first start that was cut off: run its command again; see what is full: df -h; du -xhd1 / | sort -h"},
 	{`read-only file system`, "the file system of the data is read-only", "see why: dmesg | tail -n 50; findmnt"},
 	{`input/output error`, "a disk fails: input/output error", "see what the kernel says: dmesg | tail -n 50"},
 	{`too many open files|file descriptor limit of etcd process is too low`, "the limit of open files is reached", "raise LimitNOFILE in a drop-in: systemctl edit etcd; without systemd: ulimit -n 65536"},
