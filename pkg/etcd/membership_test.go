@@ -594,8 +594,8 @@ func (g *gate) shut(closed bool) {
 	g.open.Broadcast()
 }
 
-// silence shuts the way to a node until others of this process hear nothing of it. For what etcd has no stream to yet it makes requests,
-// which do not come this way; that the streams are there, only the silence tells.
+// silence shuts the way to a node until the others of this process hear nothing of it. As long as etcd has no stream to another
+// one, it makes requests, which do not come this way; that the streams are there, only the silence tells.
 func (g *gate) silence(t *testing.T, other, n *node) {
 	t.Helper()
 	c := open(t, Options{}, other.client)
