@@ -280,6 +280,9 @@ func TestEvidence(t *testing.T) {
 
 // A lab that was killed, and one that was taken down, leave nothing that was not there before.
 func TestNothingIsLeftBehind(t *testing.T) {
+	if err := Up(t, 0).Down(); err != nil { // the mount of network namespaces is made once, and stays until the next boot
+		t.Fatal(err)
+	}
 	before := picture(t)
 	l := Up(t, 2)
 	l.Latency(l.Hosts[1], time.Millisecond)
