@@ -85,7 +85,10 @@ func startEtcd(t *testing.T, dataDir, name string) (*clientv3.Client, func()) {
 		t.Fatal(err)
 	}
 	<-e.Server.ReadyNotify()
-	for e.Server.ClusterVersion() == nil { // the last that it writes of itself: stopped right then, its log would be ahead
+	for tries := 0; e.Server.ClusterVersion() == nil; tries++ { // the last that it writes of itself: stopped right then, its log would be ahead
+		if tries == 100_000 {
+			t.Fatal("the cluster has decided on no version")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{client.String()}, Logger: zap.NewNop(), DialTimeout: 5 * time.Second})
